@@ -1,0 +1,2 @@
+// Package schedule decides who goes next.
+package schedule
