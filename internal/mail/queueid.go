@@ -117,7 +117,7 @@ func ParseQueueID(s string) (QueueID, error) {
 		if !ok1 || !ok2 || s[z+1:] != "0" || usec >= 1e6 || usec%usecPerTick != 0 {
 			return 0, ErrQueueID
 		}
-		return QueueID(sec*ticksPerSecond + usec/usecPerTick), nil
+		return canonical(s, QueueID(sec*ticksPerSecond+usec/usecPerTick), LongIDs)
 	}
 	if len(s) < 12 || len(s) > 15 || s != strings.ToUpper(s) {
 		return 0, ErrQueueID
@@ -126,7 +126,16 @@ func ParseQueueID(s string) (QueueID, error) {
 	if err != nil {
 		return 0, ErrQueueID
 	}
-	return QueueID(v), nil
+	return canonical(s, QueueID(v), ShortIDs)
+}
+
+// canonical refuses other spellings of an ID (more leading zeros, an overflow):
+// an ID has one text in each form. Zero stands for "no ID" everywhere.
+func canonical(s string, id QueueID, form IDForm) (QueueID, error) {
+	if id == 0 || form.Format(id) != s {
+		return 0, ErrQueueID
+	}
+	return id, nil
 }
 
 func parse52(s string) (uint64, bool) {
