@@ -5,6 +5,25 @@
 // An Event is a value with typed fields. Its text is the part of the log line
 // after "postfix/service[pid]: ". Who constructs an event decides nothing
 // about format; who formats it knows nothing about mail.
+//
+// # Loggers
+//
+// NewFile, NewStream and NewSyslog make a Writer; Multi, Discard and Recorder
+// (for tests) are Loggers too. Lines from one goroutine keep their order. What
+// is logged is visible as soon as the one write(2) that carries it returns; it
+// is not synced: a log is no journal. Close writes what is waiting.
+//
+// # Hostile text
+//
+// A peer chooses addresses, HELO names and replies. Control characters,
+// newlines among them, and malformed UTF-8 become '?' when a line is written,
+// so no one can forge a line or steer a terminal. JSON escapes them instead.
+//
+// # Errors
+//
+// Log never fails: lines that could not be written are counted by Dropped.
+// NewFile and Reopen return the operating system's error when a file cannot
+// be opened; after a failed Reopen the old file stays in use.
 package maillog
 
 import (
@@ -97,7 +116,7 @@ func (*Delivery) Kind() string { return "delivery" }
 
 // AppendText writes "QID: to=<…>, …".
 func (d *Delivery) AppendText(b []byte, ids mail.IDForm) []byte {
-	b = append(b, ids.Format(d.ID)...)
+	b = appendID(b, ids, d.ID)
 	b = append(b, ": to=<"...)
 	b = append(b, d.To...)
 	if d.OrigTo != "" && d.OrigTo != d.To {
@@ -147,6 +166,15 @@ func (d *Delivery) Fields(ids mail.IDForm, add func(string, any)) {
 	add("text", d.Text)
 }
 
+// appendID calls Short and Long directly, so that they are inlined here and
+// their strings need not be allocated.
+func appendID(b []byte, ids mail.IDForm, id mail.QueueID) []byte {
+	if ids == mail.LongIDs {
+		return append(b, id.Long()...)
+	}
+	return append(b, id.Short()...)
+}
+
 // AppendDelay writes a duration in seconds as Postfix does: two significant
 // digits, at most two decimals, trailing zeros dropped, whole numbers from 10 on.
 func AppendDelay(b []byte, d time.Duration) []byte {
@@ -190,7 +218,7 @@ func (q *Queued) Kind() string { return q.What }
 
 // AppendText writes "QID: text".
 func (q *Queued) AppendText(b []byte, ids mail.IDForm) []byte {
-	b = append(b, ids.Format(q.ID)...)
+	b = appendID(b, ids, q.ID)
 	b = append(b, ": "...)
 	return append(b, q.Text...)
 }
