@@ -1,7 +1,9 @@
 package smtp
 
 import (
+	"bytes"
 	"strconv"
+	"strings"
 
 	"posthouse/internal/mail"
 )
@@ -13,6 +15,8 @@ type Reply struct {
 	Enhanced mail.EnhancedCode
 	Lines    []string // text of each line, without codes; at least one
 	Close    bool     // the server hangs up after sending it
+
+	Quoted string // a received reply as it came, on one line; see ReadReply
 }
 
 // NewReply returns a one-line reply. enhanced is "X.Y.Z" or "".
@@ -40,17 +44,13 @@ func (r *Reply) Append(b []byte) []byte {
 }
 
 // String is the reply on one line, as logs quote it: "450 4.3.0 try later".
+// Of several lines each keeps its codes: "550-5.1.1 no such 550 5.1.1 user".
 func (r *Reply) String() string {
-	b := strconv.AppendInt(nil, int64(r.Code), 10)
-	if r.Enhanced != (mail.EnhancedCode{}) {
-		b = append(b, ' ')
-		b = r.Enhanced.Append(b)
+	if r.Quoted != "" {
+		return r.Quoted
 	}
-	for _, line := range r.Lines {
-		b = append(b, ' ')
-		b = append(b, line...)
-	}
-	return string(b)
+	b := r.Append(nil)
+	return strings.ReplaceAll(string(bytes.TrimSuffix(b, []byte("\r\n"))), "\r\n", " ")
 }
 
 // MailArgs is a parsed MAIL FROM command.
