@@ -159,7 +159,8 @@ func (p *Instance) Wait(what string, done func() bool) {
 	}
 }
 
-// Run runs one of Postfix's commands on the instance with the given input.
+// Run runs one of Postfix's commands on the instance with the given input. It
+// may be called from several goroutines.
 func (p *Instance) Run(stdin, name string, args ...string) Output {
 	p.t.Helper()
 	path, err := exec.LookPath(name)
@@ -173,7 +174,8 @@ func (p *Instance) Run(stdin, name string, args ...string) Output {
 	err = cmd.Run()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		p.t.Fatalf("%s: %v", name, err)
+		p.t.Errorf("%s: %v", name, err)
+		return Output{Status: -1}
 	}
 	// Some of Postfix's diagnostics begin with the path it was started as.
 	text := strings.ReplaceAll(errs.String(), path+": ", name+": ")
