@@ -18,7 +18,7 @@ import (
 // Timeouts bound every step. They are Postfix's smtp_*_timeout; zero means
 // that default.
 type Timeouts struct {
-	Connect  time.Duration // 30s
+	Connect  time.Duration // 30s; for whoever connects, New is given a connection
 	Hello    time.Duration // 300s, greeting and each EHLO
 	StartTLS time.Duration // 300s, the command and the handshake
 	Mail     time.Duration // 300s
@@ -114,18 +114,6 @@ const batchBytes = 4 << 10
 const replyBuffer = 4 << 10
 
 var errInjected = errors.New("plaintext behind the reply to STARTTLS")
-
-// Dial connects. network is "tcp", "tcp4", "tcp6" or "unix"; local is the
-// address to come from, nil for any. The error is an *Error of StepConnect.
-func Dial(ctx context.Context, network, address string, local net.Addr, opt Options) (*Conn, error) {
-	opt.Timeouts = opt.Timeouts.WithDefaults()
-	d := net.Dialer{Timeout: opt.Timeouts.Connect, LocalAddr: local, FallbackDelay: -1}
-	nc, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, failure(ctx, StepConnect, err)
-	}
-	return New(nc, opt), nil
-}
 
 // New takes over a connection that is already established.
 func New(nc net.Conn, opt Options) *Conn {

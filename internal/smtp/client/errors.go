@@ -11,8 +11,7 @@ type Step uint8
 
 // The steps, in the order they happen.
 const (
-	StepConnect  Step = iota // TCP or unix connect
-	StepGreeting             // the server's greeting
+	StepGreeting Step = iota // the server's greeting
 	StepHello                // EHLO, HELO or LHLO
 	StepStartTLS             // STARTTLS command and handshake
 	StepMail
@@ -26,7 +25,7 @@ const (
 
 // String names the step.
 func (s Step) String() string {
-	return [...]string{"connect", "greeting", "hello", "STARTTLS", "MAIL FROM", "RCPT TO", "DATA", "message body", "end of data", "RSET", "QUIT"}[s]
+	return [...]string{"greeting", "hello", "STARTTLS", "MAIL FROM", "RCPT TO", "DATA", "message body", "end of data", "RSET", "QUIT"}[s]
 }
 
 // Kind says how a conversation failed.
