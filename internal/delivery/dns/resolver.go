@@ -377,7 +377,9 @@ func (a *answer) add(rr dns.RR) bool {
 	switch rr := rr.(type) {
 	case *dns.MX:
 		host := strings.TrimSuffix(rr.Mx, ".")
-		if !validHost(host) {
+		// An address in place of a name is wrong (RFC 1035 §3.3.9) and common;
+		// it is clear what is meant.
+		if _, err := netip.ParseAddr(host); err != nil && !validHost(host) {
 			return false
 		}
 		a.mx = append(a.mx, MX{Preference: rr.Preference, Host: host})

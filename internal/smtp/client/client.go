@@ -98,7 +98,7 @@ type Conn struct {
 	wait time.Duration // for the reads or writes under way
 
 	ext        smtp.Extensions
-	esmtp      bool   // EHLO (or LHLO) was understood
+	esmtp      bool   // see ESMTP
 	serverName string // first word of the EHLO reply
 	tls        *tls.ConnectionState
 	needReset  bool // the last transaction left the server in the middle of one
@@ -135,7 +135,8 @@ func nothingToStop() bool { return true }
 // StartTLS.
 func (c *Conn) Extensions() smtp.Extensions { return c.ext }
 
-// ESMTP tells whether the server understood EHLO (or LHLO).
+// ESMTP tells whether the server understood EHLO (or LHLO), or while it has
+// not answered, whether it was asked with it.
 func (c *Conn) ESMTP() bool { return c.esmtp }
 
 // ServerName is what the server called itself in its reply to EHLO or HELO.
@@ -281,6 +282,7 @@ func (c *Conn) Greeting(ctx context.Context) error {
 func (c *Conn) Hello(ctx context.Context, name string) error {
 	c.begin(ctx, StepHello)
 	defer c.finish()
+	c.esmtp = true
 	verb := "EHLO "
 	if c.opt.LMTP {
 		verb = "LHLO "
