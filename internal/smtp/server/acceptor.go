@@ -19,7 +19,9 @@ type Peer struct {
 // Acceptor decides about mail and takes it. Package intake implements it.
 //
 // A reply that an Acceptor returns is sent as it is; nil stands for the
-// usual positive reply.
+// usual positive reply. Arguments that are passed by pointer are reused by the
+// session: MailArgs and RcptArgs are valid during the call, the Peer during
+// the session, and changes only between transactions.
 type Acceptor interface {
 	// Mail begins a transaction. A reply refuses it.
 	Mail(ctx context.Context, peer *Peer, args *smtp.MailArgs) (Transaction, *smtp.Reply)
