@@ -1,0 +1,129 @@
+package queue
+
+import (
+	"fmt"
+	"time"
+
+	"posthouse/internal/mail"
+	"posthouse/internal/postfix/maillog"
+)
+
+// resubmitAgain is the wait before a failed resubmission is tried again: as
+// often as Postfix's pickup looks into the maildrop.
+const resubmitAgain = time.Minute
+
+// owed is what a notice job has to report: recipients by kind of notice.
+type owed struct {
+	message *mail.Message
+	failed  []int
+	sent    []int
+	late    []int
+}
+
+// owes collects what is owed for a message now.
+func (q *Queue) owes(g uint32, env *mail.Envelope) owed {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	r := q.rows.at(q.groups.at(g).row)
+	o := owed{message: r.message(env)}
+	for i := range r.rcpts {
+		switch x := &r.rcpts[i]; {
+		case x.phase == mail.Pending && r.is(warnNow) && x.status() != (mail.Status{}):
+			o.late = append(o.late, i)
+		case x.owed() && x.phase == mail.Sent:
+			o.sent = append(o.sent, i)
+		case x.owed():
+			o.failed = append(o.failed, i)
+		}
+	}
+	return o
+}
+
+// notify has the notices of a round made, and hands in what came of it.
+func (q *Queue) notify(s *start, env *mail.Envelope, err error) {
+	var reported []int
+	delay := false
+	if err == nil {
+		o := q.owes(s.g, env)
+		tell := func(kind Notice, rcpts []int) bool {
+			if len(rcpts) == 0 {
+				return false
+			}
+			bad := q.deps.Bouncer.Notify(s.ctx, kind, o.message, rcpts)
+			if bad != nil {
+				err = bad
+			}
+			return bad == nil
+		}
+		if tell(NoticeFailure, o.failed) {
+			reported = append(reported, o.failed...)
+		}
+		if tell(NoticeSuccess, o.sent) {
+			reported = append(reported, o.sent...)
+		}
+		// One who was late and is not any more needs no notice.
+		delay = len(o.late) == 0 || tell(NoticeDelay, o.late)
+	}
+	q.mu.Lock()
+	again := time.Duration(0)
+	if err != nil {
+		again = q.cfg.MinBackoff
+		if s.ctx.Err() == nil {
+			q.log("qmgr", maillog.Warning, &maillog.Queued{
+				ID: s.id, What: "notice-failed", Text: fmt.Sprintf("sender notification not made, will try again: %v", err),
+			})
+		}
+	}
+	r := q.rows.at(q.groups.at(s.g).row)
+	q.noticed(s.g, reported, delay && r.is(warnNow), again)
+	q.pump(q.deps.Now())
+	q.unlock()
+}
+
+// resubmit takes a requeued message through intake.
+func (q *Queue) resubmit(s *start, env *mail.Envelope, err error) {
+	var id mail.QueueID
+	if err == nil {
+		id, err = q.resubmitNow(s, env)
+	}
+	again := time.Duration(0)
+	q.mu.Lock()
+	if err != nil {
+		again, id = resubmitAgain, 0
+		if s.ctx.Err() == nil {
+			q.log("qmgr", maillog.Warning, &maillog.Queued{
+				ID: s.id, What: "requeue-failed", Text: fmt.Sprintf("not requeued, will try again: %v", err),
+			})
+		}
+	}
+	q.resubmitted(s.g, id, again)
+	q.pump(q.deps.Now())
+	q.unlock()
+}
+
+func (q *Queue) resubmitNow(s *start, env *mail.Envelope) (mail.QueueID, error) {
+	content, err := q.deps.Store.Content(s.id)
+	if err != nil {
+		return 0, fmt.Errorf("reading the content: %w", err)
+	}
+	defer func() { _ = content.Close() }() // read only: nothing is lost by it
+	q.mu.Lock()
+	m := q.rows.at(q.groups.at(s.g).row).message(env)
+	q.mu.Unlock()
+	return q.deps.Resubmitter.Resubmit(s.ctx, m, content)
+}
+
+// rescheduleTrash applies a changed retention to what is in the trash.
+func (q *Queue) rescheduleTrash() {
+	now := q.deps.Now()
+	for i := uint32(1); i <= q.rows.n; i++ {
+		r := q.rows.at(i)
+		if r.job == 0 || !r.is(trashed) || r.is(removing) {
+			continue
+		}
+		if grp := q.groups.at(r.job); grp.kind == forPurge {
+			q.unschedule(r.job, grp, r, now)
+			q.schedule(r.job, grp, r, fromNanos(r.extra.deletedAt).Add(q.cfg.TrashRetention), now)
+		}
+	}
+}

@@ -1,0 +1,349 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"posthouse/internal/mail"
+	"posthouse/internal/postfix/maillog"
+	"posthouse/internal/queue/schedule"
+	"posthouse/internal/spool"
+)
+
+// Deps are what a Queue works with.
+type Deps struct {
+	// Store keeps the messages.
+	Store spool.Store
+	// Router places recipients. It may be nil for a queue that is only
+	// listed and acted upon, never run.
+	Router Router
+	// Agents finds the agent of a transport. May be nil as Router.
+	Agents func(transport string) (Agent, bool)
+	// Bouncer composes notices. May be nil as Router.
+	Bouncer Bouncer
+	// Resubmitter takes requeued messages through intake. May be nil as Router.
+	Resubmitter Resubmitter
+	// Log takes the events of the queue manager. Required.
+	Log maillog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Random gives numbers between 0 and 1 for jitter; nil means math/rand.
+	Random func() float64
+}
+
+// Queue is the queue manager; see the package comment. All methods are safe
+// for concurrent use.
+type Queue struct {
+	deps Deps
+
+	mu     sync.Mutex // guards everything below
+	cfg    Config
+	router Router
+	gen    uint32 // of the router; a group routed with another is routed anew
+	rows   table[row]
+	groups table[group]
+	byID   map[mail.QueueID]uint32
+	sched  *schedule.State
+	counts [queueCount]tally
+
+	open      bool            // Run is between start and stop: deliveries may start
+	base      context.Context // of deliveries, while open or stopping
+	jobs      context.Context // of notices and resubmissions; ends when a stop begins
+	workers   sync.WaitGroup
+	kick      chan struct{} // wakes the clock
+	armed     int64         // when the clock wakes by itself; 0: never
+	envelopes int           // rows that have theirs in memory
+	failed    error
+
+	out       outbox
+	starts    []*start
+	logq      []logLine
+	logSpare  []logLine
+	waiters   map[uint32][]*waiter // by row
+	logMu     sync.Mutex           // held while log lines are written, so that they keep their order
+	offlineMu sync.Mutex           // one recorder at a time while Run does not run
+}
+
+type tally struct {
+	messages int
+	bytes    int64
+}
+
+type logLine struct {
+	service string
+	sev     maillog.Severity
+	ev      maillog.Event
+}
+
+// New returns an empty queue. Recover fills it, Run makes it deliver.
+func New(cfg Config, deps Deps) *Queue {
+	if deps.Now == nil {
+		deps.Now = time.Now
+	}
+	if deps.Random == nil {
+		deps.Random = rand.Float64
+	}
+	q := &Queue{
+		deps: deps, cfg: cfg, router: deps.Router, gen: 1, byID: make(map[mail.QueueID]uint32),
+		kick: make(chan struct{}, 1), waiters: make(map[uint32][]*waiter),
+	}
+	q.sched = schedule.New(q.cfg.limits)
+	q.out.cond.L = &q.mu
+	return q
+}
+
+// Reconfigure swaps in new settings and a new router. Deliveries under way
+// are not disturbed; what waits is routed anew before its attempt.
+func (q *Queue) Reconfigure(cfg Config, router Router) {
+	q.mu.Lock()
+	q.cfg, q.router = cfg, router
+	q.gen++
+	q.sched.SetLimits(q.cfg.limits)
+	if q.open {
+		q.rescheduleTrash()
+	}
+	q.pump(q.deps.Now())
+	q.unlock()
+}
+
+// Err is nil while changes can be recorded, else the reason why not.
+func (q *Queue) Err() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.failed
+}
+
+// Recover reads the spool into memory. It is called once, before anything
+// else. Nothing is delivered before Run.
+func (q *Queue) Recover(ctx context.Context) (spool.Recovered, error) {
+	rec, err := q.deps.Store.Recover(ctx, func(m *mail.Message) error {
+		q.mu.Lock()
+		q.admit(m, false)
+		q.unlock()
+		return ctx.Err()
+	})
+	if err != nil {
+		return rec, fmt.Errorf("reading the queue: %w", err)
+	}
+	return rec, nil
+}
+
+// Enqueue takes over a message that has just been committed. m must not be
+// changed afterwards.
+func (q *Queue) Enqueue(m *mail.Message) {
+	q.mu.Lock()
+	now := q.deps.Now()
+	ri, r := q.admit(m, true)
+	if q.open {
+		q.bringUp(ri, r, now)
+		q.pump(now)
+	}
+	q.unlock()
+}
+
+// admit gives a message a row and its groups. It does not schedule.
+func (q *Queue) admit(m *mail.Message, fresh bool) (uint32, *row) {
+	ri, r := q.rows.alloc()
+	*r = newRow(m, fresh)
+	if fresh && q.envelopes < q.cfg.ActiveLimit {
+		r.env = &m.Envelope
+		q.envelopes++
+	}
+	q.byID[r.id] = ri
+	q.route(ri, r, &m.Envelope)
+	if r.is(corrupt) {
+		q.log("qmgr", maillog.Warning, &setAside{ID: r.id, From: mail.Incoming})
+	}
+	r.place = noQueue
+	q.replace(r)
+	return ri, r
+}
+
+// route puts the pending recipients of a new row into groups: by destination
+// and, for a recovered message, by next attempt.
+func (q *Queue) route(ri uint32, r *row, env *mail.Envelope) {
+	if len(env.Recipients) == 1 {
+		if r.rcpts[0].phase == mail.Pending {
+			dest, gen := q.ask(r.rcpts[0].addr, env)
+			q.link(q.newGroup(ri, r, dest, gen), r, 0)
+		}
+		return
+	}
+	type line struct {
+		dest mail.Destination
+		next int64
+	}
+	open := make(map[line]uint32)
+	for i := range r.rcpts {
+		if r.rcpts[i].phase != mail.Pending {
+			continue
+		}
+		dest, gen := q.ask(r.rcpts[i].addr, env)
+		k := line{dest, r.rcpts[i].nextAttempt}
+		g := open[k]
+		if limit := q.cfg.transport(dest.Transport).Recipients; g == 0 || limit > 0 && int(q.groups.at(g).count) >= limit {
+			g = q.newGroup(ri, r, dest, gen)
+			open[k] = g
+		}
+		q.link(g, r, i)
+	}
+}
+
+// ask is the router's answer as a destination and the generation to note. A
+// recipient that cannot be placed waits for a slot like any other: its
+// "attempt" will be to ask again, and to record the answer.
+func (q *Queue) ask(rcpt mail.Address, env *mail.Envelope) (mail.Destination, uint32) {
+	if q.router == nil {
+		return unrouted, 0
+	}
+	if dest, status := q.router.Route(rcpt, env); status == nil {
+		return dest, q.gen
+	}
+	return unrouted, 0
+}
+
+func (q *Queue) newGroup(ri uint32, r *row, dest mail.Destination, gen uint32) uint32 {
+	g, grp := q.groups.alloc()
+	*grp = group{row: ri, next: r.groups, first: -1, dest: q.sched.Acquire(dest), gen: gen}
+	r.groups = g
+	return g
+}
+
+// link puts recipient i at the front of a group. The order of recipients in a
+// group is restored when a delivery is made of it.
+func (q *Queue) link(g uint32, r *row, i int) {
+	grp := q.groups.at(g)
+	r.rcpts[i].group, r.rcpts[i].next = g, grp.first
+	grp.first = int32(i)
+	grp.count++
+}
+
+// members are the recipients of a group, in the order of the envelope.
+func (q *Queue) members(r *row, grp *group) []int {
+	idx := make([]int, grp.count)
+	at := len(idx)
+	sorted := true
+	for i := grp.first; i >= 0; i = r.rcpts[i].next {
+		at--
+		idx[at] = int(i)
+		sorted = sorted && (at+1 == len(idx) || idx[at] < idx[at+1])
+	}
+	if !sorted {
+		slices.Sort(idx)
+	}
+	return idx
+}
+
+// dropGroup forgets a group that is not scheduled and has no recipients left.
+func (q *Queue) dropGroup(g uint32, r *row, now time.Time) {
+	grp := q.groups.at(g)
+	for at := &r.groups; *at != 0; at = &q.groups.at(*at).next {
+		if *at == g {
+			*at = grp.next
+			break
+		}
+	}
+	if r.job == g {
+		r.job = 0
+	}
+	q.sched.Release(grp.dest, now)
+	q.groups.release(g)
+}
+
+// forget ends the memory of a message.
+func (q *Queue) forget(ri uint32, r *row, now time.Time) {
+	for r.groups != 0 {
+		q.sched.Remove(schedule.Item(r.groups), now)
+		q.dropGroup(r.groups, r, now)
+	}
+	if r.job != 0 {
+		q.sched.Remove(schedule.Item(r.job), now)
+		q.dropGroup(r.job, r, now)
+	}
+	q.uncount(r)
+	q.deflate(r)
+	delete(q.byID, r.id)
+	for _, w := range q.waiters[ri] {
+		w.gone = true
+		close(w.done)
+	}
+	delete(q.waiters, ri)
+	q.rows.release(ri)
+}
+
+// deflate gives up the envelope of a message that waits.
+func (q *Queue) deflate(r *row) {
+	if r.env == nil {
+		return
+	}
+	r.env = nil
+	q.envelopes--
+	if r.is(ownStrings) {
+		return
+	}
+	r.flags |= ownStrings
+	// The recipients' strings may be parts of larger ones that only the
+	// envelope still needed.
+	for i := range r.rcpts {
+		x := &r.rcpts[i]
+		x.addr, x.orig = mail.Address(strings.Clone(string(x.addr))), mail.Address(strings.Clone(string(x.orig)))
+	}
+}
+
+// log keeps an event until the lock is released.
+func (q *Queue) log(service string, sev maillog.Severity, ev maillog.Event) {
+	q.logq = append(q.logq, logLine{service, sev, ev})
+}
+
+// unlock releases the lock and does what was decided under it: log lines
+// first, in the order in which they were decided, then deliveries. A delivery
+// therefore never logs before the line that says its message is active.
+func (q *Queue) unlock() {
+	q.setClock()
+	if len(q.logq) == 0 && len(q.starts) == 0 {
+		q.mu.Unlock()
+		return
+	}
+	starts := q.starts
+	q.starts = nil
+	q.mu.Unlock()
+	q.writeLog()
+	for i := range starts {
+		go q.work(starts[i])
+	}
+}
+
+func (q *Queue) writeLog() {
+	q.logMu.Lock()
+	defer q.logMu.Unlock()
+	q.mu.Lock()
+	lines := q.logq
+	q.logq, q.logSpare = q.logSpare[:0], nil
+	q.mu.Unlock()
+	for _, l := range lines {
+		q.deps.Log.Log(l.service, l.sev, l.ev)
+	}
+	clear(lines)
+	q.mu.Lock()
+	q.logSpare = lines[:0]
+	q.mu.Unlock()
+}
+
+// setClock wakes the clock when something is to happen earlier than it knows.
+func (q *Queue) setClock() {
+	if wake := q.sched.Wake(); q.open && !wake.IsZero() && (q.armed == 0 || wake.UnixNano() < q.armed) {
+		q.wakeClock()
+	}
+}
+
+func (q *Queue) wakeClock() {
+	select {
+	case q.kick <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,379 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"posthouse/internal/mail"
+	"posthouse/internal/postfix/maillog"
+	"posthouse/internal/queue/schedule"
+	"posthouse/internal/spool"
+)
+
+// decisionsPerLock bounds how much is decided in one go, so that a million
+// messages that become due together do not stop everything else.
+const decisionsPerLock = 256
+
+// start is a delivery or job that was decided and is about to begin.
+type start struct {
+	g       uint32
+	kind    kind
+	id      mail.QueueID
+	d       *Delivery // nil for a job
+	env     *mail.Envelope
+	router  Router
+	reroute bool
+	ctx     context.Context
+}
+
+// Run schedules and delivers until ctx ends; then it starts nothing more,
+// cancels the deliveries that have not reached the final dot, waits for the
+// others (for Config.Grace), records all results and returns. The error is
+// that of Err.
+func (q *Queue) Run(ctx context.Context) error {
+	base, abort := context.WithCancel(context.WithoutCancel(ctx))
+	defer abort()
+	jobs, endJobs := context.WithCancel(base)
+	defer endJobs()
+
+	q.mu.Lock()
+	q.base, q.jobs, q.open = base, jobs, true
+	q.out.running, q.out.draining = true, false
+	q.mu.Unlock()
+	recorded := make(chan struct{})
+	go func() {
+		defer close(recorded)
+		q.recorder()
+	}()
+
+	q.bringAllUp(ctx)
+	q.clock(ctx)
+
+	q.closeDown()
+	endJobs()
+	q.await(abort)
+	q.mu.Lock()
+	q.out.draining = true
+	q.out.cond.Signal()
+	q.mu.Unlock()
+	<-recorded
+	q.mu.Lock()
+	q.dismissWaiters(nil)
+	q.mu.Unlock()
+	return q.Err()
+}
+
+// bringAllUp begins the work on what was recovered, in order of ID.
+func (q *Queue) bringAllUp(ctx context.Context) {
+	for ids := range slices.Chunk(q.ids(nil), decisionsPerLock) {
+		if ctx.Err() != nil {
+			return
+		}
+		q.mu.Lock()
+		now := q.deps.Now()
+		for _, id := range ids {
+			// A message that came in since Run began is under way already.
+			if ri, ok := q.byID[id]; ok && q.rows.at(ri).live == 0 {
+				q.bringUp(ri, q.rows.at(ri), now)
+			}
+		}
+		q.pump(now)
+		q.unlock()
+	}
+}
+
+// clock wakes the scheduler when something becomes due.
+func (q *Queue) clock(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-q.kick:
+		}
+		q.mu.Lock()
+		now := q.deps.Now()
+		q.armed = 0
+		q.pump(now)
+		if wake := q.sched.Wake(); !wake.IsZero() {
+			q.armed = wake.UnixNano()
+			timer.Reset(max(wake.Sub(now), 0))
+		} else {
+			timer.Stop()
+		}
+		q.unlock()
+	}
+}
+
+// pump carries out what the scheduler decides.
+func (q *Queue) pump(now time.Time) {
+	if !q.open || q.failed != nil {
+		return
+	}
+	for range decisionsPerLock {
+		it, what := q.sched.Next(now)
+		g := uint32(it)
+		switch what {
+		case schedule.Nothing:
+			return
+		case schedule.Due:
+			q.becomeDue(q.groups.at(g), q.rows.at(q.groups.at(g).row))
+		case schedule.Refuse:
+			q.suspended(g, now)
+		case schedule.Start:
+			q.begin(g, now)
+		}
+	}
+	q.wakeClock()
+}
+
+// begin prepares a delivery or job for its goroutine.
+func (q *Queue) begin(g uint32, now time.Time) {
+	grp := q.groups.at(g)
+	r := q.rows.at(grp.row)
+	grp.state = running
+	if grp.kind == forPurge {
+		q.purged(g, now)
+		return
+	}
+	s := &start{g: g, kind: grp.kind, id: r.id, env: r.env, ctx: q.jobs}
+	if grp.kind == forDelivery {
+		d := &Delivery{
+			Destination: q.sched.Destination(grp.dest), Recipients: q.members(r, grp), Attempt: 1,
+			Due: fromNanos(grp.due), Started: now, Backlog: q.sched.Waiting(grp.dest),
+		}
+		for _, i := range d.Recipients {
+			d.Attempt = max(d.Attempt, r.rcpts[i].attempts+1)
+		}
+		id := r.id
+		d.Open = func() (spool.Content, error) { return q.deps.Store.Content(id) }
+		s.ctx, d.abort = context.WithCancel(q.base)
+		grp.run, s.d = d, d
+		s.router, s.reroute = q.router, grp.gen != q.gen
+	}
+	q.workers.Add(1)
+	q.starts = append(q.starts, s)
+}
+
+// work is the life of a delivery's or job's goroutine.
+func (q *Queue) work(s *start) {
+	defer q.workers.Done()
+	env, err := s.env, error(nil)
+	if env == nil {
+		env, err = q.envelope(s.id)
+	}
+	switch s.kind {
+	case forNotice:
+		q.notify(s, env, err)
+	case forResubmit:
+		q.resubmit(s, env, err)
+	default:
+		q.deliver(s, env, err)
+	}
+}
+
+// envelope reads a message's envelope back, and keeps it for the deliveries of
+// the same round.
+func (q *Queue) envelope(id mail.QueueID) (*mail.Envelope, error) {
+	m, err := q.deps.Store.Message(id)
+	if err == nil && m.State.Corrupt != "" {
+		err = spool.ErrCorrupt
+	}
+	q.mu.Lock()
+	defer q.unlock()
+	ri, ok := q.byID[id]
+	if !ok {
+		return nil, spool.ErrNotFound
+	}
+	r := q.rows.at(ri)
+	switch {
+	case errors.Is(err, spool.ErrCorrupt):
+		q.corrupted(ri, r, err.Error(), q.deps.Now())
+	case err == nil && len(m.Recipients) != len(r.rcpts):
+		err = spool.ErrCorrupt
+		q.corrupted(ri, r, "the recipients have changed", q.deps.Now())
+	case err == nil && r.env == nil && q.envelopes < q.cfg.ActiveLimit:
+		r.env = &m.Envelope
+		q.envelopes++
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &m.Envelope, nil
+}
+
+// deliver carries out one delivery and hands in its results.
+func (q *Queue) deliver(s *start, env *mail.Envelope, err error) {
+	d := s.d
+	defer d.abort()
+	idx := d.Recipients
+	var results []Result
+	if err != nil {
+		results = q.instead(s, idx, mail.NewStatus("4.3.0", "queue file read error"))
+		q.conclude(s.g, d, idx, results)
+		return
+	}
+	d.Envelope = env
+	if s.reroute {
+		var refused []int
+		d.Recipients, refused, results = q.reroute(s, env)
+		idx = append(slices.Clone(d.Recipients), refused...)
+	}
+	if len(d.Recipients) > 0 && !d.Canceled() {
+		results = append(q.attempt(s, env), results...)
+	} else {
+		results = append(make([]Result, len(d.Recipients)), results...)
+	}
+	q.conclude(s.g, d, idx, results)
+}
+
+// attempt lets the transport's agent do its work.
+func (q *Queue) attempt(s *start, env *mail.Envelope) []Result {
+	d := s.d
+	agent, ok := q.deps.Agents(d.Destination.Transport)
+	if !ok {
+		return q.instead(s, d.Recipients, mail.NewStatus("4.3.0", "mail transport unavailable"))
+	}
+	var bad error
+	open := d.Open
+	d.Open = func() (spool.Content, error) {
+		c, err := open()
+		if errors.Is(err, spool.ErrCorrupt) {
+			bad = err
+		}
+		return c, err
+	}
+	results := agent.Deliver(s.ctx, d)
+	if bad != nil {
+		q.mu.Lock()
+		ri := q.groups.at(s.g).row
+		q.corrupted(ri, q.rows.at(ri), bad.Error(), q.deps.Now())
+		q.unlock()
+	}
+	// An agent that answers for fewer recipients than it got has gone wrong in
+	// the middle; what it says nothing about is not done.
+	for len(results) < len(d.Recipients) {
+		results = append(results, Result{Status: mail.NewStatus("4.3.0", "unknown mail transport error")})
+	}
+	return results[:len(d.Recipients)]
+}
+
+func (q *Queue) conclude(g uint32, d *Delivery, idx []int, results []Result) {
+	q.mu.Lock()
+	q.concluded(g, d, idx, results)
+	q.pump(q.deps.Now())
+	q.unlock()
+}
+
+// reroute asks the router again before an attempt. It returns the recipients
+// that still belong to this destination, and those that are refused with
+// their results; those that belong elsewhere have been moved there.
+func (q *Queue) reroute(s *start, env *mail.Envelope) (stay, refused []int, results []Result) {
+	moved := make(map[mail.Destination][]int)
+	for _, i := range s.d.Recipients {
+		dest, status := s.router.Route(env.Recipients[i].Address, env)
+		switch {
+		case status != nil:
+			refused = append(refused, i)
+			results = append(results, q.instead(s, []int{i}, *status)...)
+		case dest == s.d.Destination:
+			stay = append(stay, i)
+		default:
+			moved[dest] = append(moved[dest], i)
+		}
+	}
+	if len(moved) > 0 {
+		q.mu.Lock()
+		q.moved(s.g, moved)
+		q.unlock()
+	}
+	return stay, refused, results
+}
+
+// instead makes and logs results without an agent, as Postfix's error and
+// retry transports do.
+func (q *Queue) instead(s *start, idx []int, status mail.Status) []Result {
+	results := make([]Result, len(idx))
+	word := "deferred"
+	if status.Permanent() {
+		word = "bounced"
+	}
+	q.mu.Lock()
+	r := q.rows.at(q.groups.at(s.g).row)
+	for k, i := range idx {
+		results[k].Status = status
+		q.logDelivery(r.id, &r.rcpts[i], r.arrival, s.d.Due.UnixNano(), word, status, q.deps.Now())
+	}
+	q.unlock()
+	return results
+}
+
+// logDelivery records a delivery that no agent made.
+func (q *Queue) logDelivery(id mail.QueueID, x *rcpt, arrival, due int64, word string, status mail.Status, now time.Time) {
+	q.log("error", maillog.Info, &maillog.Delivery{
+		ID: id, To: x.addr, OrigTo: x.orig, Relay: "none", Delay: now.Sub(fromNanos(arrival)),
+		Delays: maillog.Delays{BeforeQueue: time.Duration(due - arrival), InQueue: now.Sub(fromNanos(due))},
+		DSN:    status.Code, Status: word, Text: status.Text,
+	})
+}
+
+// verdict is what a delivery says about its destination.
+func verdict(d *Delivery, results []Result) (schedule.Outcome, mail.Status) {
+	if d.Canceled() || len(d.Recipients) == 0 || isInternal(d.Destination) || d.Envelope == nil {
+		return schedule.Neutral, mail.Status{}
+	}
+	for i := range results {
+		if results[i].DestinationDown {
+			return schedule.Negative, results[i].Status
+		}
+	}
+	return schedule.Positive, mail.Status{}
+}
+
+// endsWell tells whether these results end the message with nothing to report.
+func endsWell(r *row, results []Result) bool {
+	for i := range results {
+		if !results[i].Status.OK() || results[i].Action != "" {
+			return false
+		}
+	}
+	return r.pending() == len(results) && !r.anyOwed()
+}
+
+// closeDown starts nothing more, and cancels what can be.
+func (q *Queue) closeDown() {
+	q.mu.Lock()
+	q.open = false
+	for g := uint32(1); g <= q.groups.n; g++ {
+		if d := q.groups.at(g).run; d != nil {
+			d.cancel()
+		}
+	}
+	q.unlock()
+}
+
+// await waits for the deliveries and jobs under way; after the grace it aborts
+// those too that are past the final dot.
+func (q *Queue) await(abort context.CancelFunc) {
+	done := make(chan struct{})
+	go func() {
+		q.workers.Wait()
+		close(done)
+	}()
+	q.mu.Lock()
+	grace := q.cfg.Grace
+	q.mu.Unlock()
+	timer := time.NewTimer(grace)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return
+	case <-timer.C:
+	}
+	abort()
+	<-done
+}
