@@ -27,6 +27,8 @@ func ParseAddressList(value []byte) []mail.Address {
 		case '<':
 			p.words = p.words[:0] // ... or a display name
 			p.routeAddress()
+		case '>':
+			// closes nothing
 		default:
 			p.words = append(p.words, t)
 		}
@@ -36,12 +38,13 @@ func ParseAddressList(value []byte) []mail.Address {
 // Kinds of token beside the special characters, which are their own kind.
 const (
 	tokenEnd  byte = 0
-	tokenWord byte = 'a' // an atom or a quoted string, text unquoted
+	tokenWord byte = 'a' // an atom, a domain literal, or a quoted string without its quotes
 )
 
 type token struct {
-	kind byte
-	text string
+	kind   byte
+	text   string
+	quoted bool // may not be in a domain: it was quoted, or a literal without end
 }
 
 type listParser struct {
@@ -104,7 +107,7 @@ func (p *listParser) quoted() token {
 		}
 	}
 	p.pos++
-	return token{kind: tokenWord, text: string(b)}
+	return token{kind: tokenWord, text: string(b), quoted: true}
 }
 
 // literal reads a domain literal, brackets included; blanks inside go.
@@ -113,8 +116,9 @@ func (p *listParser) literal() token {
 	for p.pos < len(p.s) && p.s[p.pos] != ']' {
 		p.pos++
 	}
+	open := p.pos == len(p.s)
 	p.pos = min(p.pos+1, len(p.s))
-	return token{kind: tokenWord, text: strings.Join(strings.Fields(p.s[start:p.pos]), "")}
+	return token{kind: tokenWord, text: strings.Join(strings.Fields(p.s[start:p.pos]), ""), quoted: open}
 }
 
 func (p *listParser) atom() token {
@@ -136,8 +140,8 @@ func (p *listParser) routeAddress() {
 	for {
 		t := p.next()
 		switch t.kind {
-		case ':':
-			in = in[:0] // the end of the route
+		case ':', '<':
+			in = in[:0] // the end of the route, or a bracket too many
 			continue
 		case ',':
 			if len(in) > 0 && in[0].kind == '@' {
@@ -146,7 +150,7 @@ func (p *listParser) routeAddress() {
 			}
 			p.address(in)
 			return
-		case tokenEnd, '>':
+		case tokenEnd, '>', ';':
 			p.address(in)
 			return
 		}
@@ -170,28 +174,32 @@ func (p *listParser) endElement() {
 }
 
 // address joins tokens to an address: the last '@' divides it. Things
-// without a word are none.
+// without a local part are none.
 func (p *listParser) address(in []token) {
 	for len(in) > 0 && in[len(in)-1].kind == '@' {
 		in = in[:len(in)-1] // "user@" is a user here
 	}
-	at, words := -1, false
+	local, domain := in, []token(nil)
 	for i, t := range in {
 		if t.kind == '@' {
-			at = i
+			local, domain = in[:i], in[i+1:]
 		}
-		words = words || t.kind == tokenWord && t.text != ""
 	}
-	if !words || at == 0 {
+	name := join(local)
+	if strings.Trim(name, ".") == "" {
 		return
 	}
-	local, domain := in, []token(nil)
-	if at > 0 {
-		local, domain = in[:at], in[at+1:]
+	a := quoteLocal(name)
+	for _, t := range domain {
+		if t.quoted {
+			return
+		}
 	}
-	a := quoteLocal(join(local))
 	if len(domain) > 0 {
 		a += "@" + join(domain)
+	}
+	if strings.IndexFunc(a, func(c rune) bool { return c < ' ' || c == 127 }) >= 0 {
+		return // a control character has no business in an envelope
 	}
 	p.found = append(p.found, mail.Address(a))
 }
@@ -202,9 +210,7 @@ func join(in []token) string {
 	}
 	var b strings.Builder
 	for _, t := range in {
-		if t.kind != '>' {
-			b.WriteString(t.text)
-		}
+		b.WriteString(t.text)
 	}
 	return b.String()
 }

@@ -150,11 +150,12 @@ func (f *Filter) headerLine(line []byte, complete bool) {
 		return
 	}
 	text := trimLineEnd(line)
+	view := text[:min(len(text), maxLine-1)] // the same, however the line came in pieces
 	switch {
 	case len(text) == 0 && complete:
 		f.endHeader()
 		f.out = append(f.out, '\r', '\n')
-	case !f.started && mailboxLine(text):
+	case !f.started && mailboxLine(view):
 		f.keep = !f.opt.DropMailboxLines
 		f.field = Other
 		if f.keep {
@@ -170,7 +171,7 @@ func (f *Filter) headerLine(line []byte, complete bool) {
 
 // fieldLine begins a field, or the body when the line is not shaped like one.
 func (f *Filter) fieldLine(line []byte, complete bool) {
-	end, colon := nameEnd(line)
+	end, colon := nameEnd(line[:min(len(line), maxLine-1)])
 	if colon < 0 {
 		f.endHeader()
 		f.out = append(f.out, '\r', '\n')

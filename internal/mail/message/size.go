@@ -41,6 +41,6 @@ func continues(line []byte, first bool) bool {
 	if line[0] == ' ' || line[0] == '\t' {
 		return !first
 	}
-	_, colon := nameEnd(line)
+	_, colon := nameEnd(line[:min(len(line), maxLine-1)])
 	return colon >= 0
 }
