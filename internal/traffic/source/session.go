@@ -285,7 +285,19 @@ func (s *conn) connect(ctx context.Context) error {
 	}
 	s.c, s.rd, s.wr, s.pipeline = c, 0, 0, false
 	stop := context.AfterFunc(ctx, func() { c.SetReadDeadline(time.Now()) })
-	defer stop()
+	if err := s.greet(); err != nil {
+		stop()
+		return err
+	}
+	if !stop() {
+		// The deadline may be set only now; a message must not be begun under it.
+		return ctx.Err()
+	}
+	return nil
+}
+
+// greet reads the greeting and says EHLO, or HELO to a server that knows no better.
+func (s *conn) greet() error {
 	if _, err := s.expect("220"); err != nil {
 		return err
 	}
