@@ -18,6 +18,7 @@ const (
 	Remove                     // postconf -X
 	CommentOut                 // postconf -#
 	Keep                       // nothing: the entry stays byte for byte
+	Rewrite                    // Set, with comments inside the entry moved before it
 )
 
 // Change is one edit of main.cf.
@@ -207,6 +208,9 @@ func editMaster(text string, edit func(*Service) EditKind, add func() []Service)
 		case Set:
 			b.WriteString(FormatService(old, true, nil) + "\n")
 			writeComments(&b, lines[1:])
+		case Rewrite:
+			writeComments(&b, lines[1:])
+			b.WriteString(FormatService(old, true, nil) + "\n")
 		case Remove:
 			writeComments(&b, lines[1:])
 		case CommentOut:
@@ -236,9 +240,7 @@ func ParseService(text string) (Service, error) {
 // SetField changes a column of an entry, given its name as in FieldNames.
 func (s *Service) SetField(field, value string) error {
 	words := append(append([]string(nil), s.Fields[:]...), s.Command)
-	for _, a := range s.Args {
-		words = append(words, braceArgument(a))
-	}
+	words[len(words)-1] = FormatCommand("", s, false, nil)
 	for i, name := range fieldNames() {
 		if name != field {
 			continue
@@ -258,23 +260,23 @@ func (s *Service) SetField(field, value string) error {
 	return fmt.Errorf("invalid service attribute name: %q", field)
 }
 
-// SetOverride sets or adds "-o name=value".
+// SetOverride sets "-o name=value", or adds it after the other options.
 func (s *Service) SetOverride(name, value string) {
 	args := append([]string(nil), s.Args...)
-	last := 0
-	for i := 0; i+1 < len(args) && strings.HasPrefix(args[i], "-"); i++ {
-		if args[i] == "-o" {
-			if n, _, _ := strings.Cut(args[i+1], "="); n == name {
-				args[i+1] = name + "=" + value
+	end := 0
+	for end < len(args) && len(args[end]) > 1 && args[end][0] == '-' {
+		if args[end] == "-o" && end+1 < len(args) {
+			end++
+			if n, _, _ := strings.Cut(args[end], "="); n == name {
+				args[end] = name + "=" + value
 				s.Args = args
 				s.normalize()
 				return
 			}
-			i++
-			last = i + 1
 		}
+		end++
 	}
-	s.Args = append(append(append([]string(nil), args[:last]...), "-o", name+"="+value), args[last:]...)
+	s.Args = append(append(append([]string(nil), args[:end]...), "-o", name+"="+value), args[end:]...)
 	s.normalize()
 }
 

@@ -81,7 +81,12 @@ func parseService(text string) (*Service, []Problem) {
 	if err := s.parseNumbers(); err != "" {
 		return fail("%s in %q", err, text)
 	}
-	for _, w := range words[8:] {
+	for i, w := range words[8:] {
+		if strings.HasPrefix(w, "argv=") {
+			// The rest is another program's command line, braces and all.
+			s.Args = append(s.Args, words[8+i:]...)
+			break
+		}
 		arg, err := unbraceArgument(w)
 		if err != "" {
 			problems = append(problems, Problem{Severity: Warning, Text: err})
@@ -241,19 +246,22 @@ func (f *serviceFormatter) pad(col int) {
 	}
 }
 
-// FormatCommand writes a command and its arguments on one line, as the
-// command field of postconf -F shows them.
-func FormatCommand(s *Service, expand func(string) string) string {
-	f := serviceFormatter{}
-	f.text(s.Command)
+// FormatCommand writes a command and its arguments after prefix, as postconf
+// -F shows the command field.
+func FormatCommand(prefix string, s *Service, fold bool, expand func(string) string) string {
+	f := serviceFormatter{fold: fold}
+	f.text(prefix + s.Command)
 	f.args(s.Args, expand)
 	return f.b.String()
 }
 
 func (f *serviceFormatter) args(args []string, expand func(string) string) {
-	inOptions := true
+	inOptions, verbatim := true, false
 	for i := 0; i < len(args); i++ {
-		item := braceArgument(args[i])
+		item := args[i]
+		if verbatim = verbatim || strings.HasPrefix(item, "argv="); !verbatim {
+			item = braceArgument(item)
+		}
 		wrap := false
 		switch {
 		case !inOptions:
@@ -274,13 +282,18 @@ func (f *serviceFormatter) args(args []string, expand func(string) string) {
 }
 
 func (f *serviceFormatter) item(item string, wrap bool) {
-	if f.fold && (wrap || f.len+1+len(item) >= foldLimit) && f.len > foldIndent {
+	width := len(item)
+	if strings.HasPrefix(item, "{") {
+		width -= 2 // what Postfix checks does not include the braces
+	}
+	if f.fold && (wrap || f.len+1+width >= foldLimit) && f.len > foldIndent {
 		f.b.WriteString("\n" + strings.Repeat(" ", foldIndent))
 		f.len = foldIndent
 	} else {
 		f.text(" ")
 	}
-	f.text(item)
+	f.b.WriteString(item)
+	f.len += len(item)
 	if wrap && f.fold {
 		f.len = foldLimit
 	}

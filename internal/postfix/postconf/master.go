@@ -88,11 +88,16 @@ func (c *command) showService(cfg *config.Config, s *config.Service, r *request)
 				continue
 			}
 			r.matched = true
-			value := config.FormatCommand(s, expand)
-			if i < len(s.Fields) {
-				value = s.Fields[i]
+			switch {
+			case i < len(s.Fields):
+				c.print(prefix+field, s.Fields[i])
+			case c.flags['H']:
+				c.print(prefix+field, "")
+			case c.flags['h']:
+				fmt.Fprintln(c.out, config.FormatCommand("", s, c.flags['f'], expand))
+			default:
+				fmt.Fprintln(c.out, config.FormatCommand(prefix+field+" = ", s, c.flags['f'], expand))
 			}
-			c.print(prefix+field, value)
 		}
 	default:
 		for _, name := range overrideNames(s) {
@@ -152,8 +157,10 @@ func (c *command) edit() error {
 		} else if c.flags['#'] {
 			change.Kind = config.CommentOut
 		}
-		if !c.flags['e'] && strings.ContainsAny(change.Name, "= \t") {
-			return fmt.Errorf("-X or -# requires parameter names without value: %q", a)
+		for _, earlier := range changes {
+			if earlier.Name == change.Name && c.flags['e'] {
+				c.warn("ignoring earlier request: '%s = %s'", earlier.Name, earlier.Value)
+			}
 		}
 		changes = append(changes, change)
 	}
@@ -180,7 +187,10 @@ func (c *command) editMaster() error {
 	err = config.EditMaster(c.dir, func(s *config.Service) config.EditKind {
 		kind := config.Keep
 		for _, e := range edits {
-			if kind == config.Remove || kind == config.CommentOut || !e.match(s) {
+			// A new entry takes the place of the first that has its old or its
+			// new name; there must not be two.
+			same := e.service != nil && s.Name == e.service.Name && s.Type == e.service.Type
+			if kind == config.Remove || kind == config.CommentOut || !same && !e.match(s) {
 				continue
 			}
 			e.matched = true
@@ -216,6 +226,7 @@ func (c *command) editService(s *config.Service, e *masterEdit) config.EditKind 
 		return config.Remove
 	case c.flags['M']:
 		*s, e.done = *e.service, true
+		return config.Set
 	case c.flags['F']:
 		// The value has been tried on another entry already.
 		_ = s.SetField(e.parts[2], e.value)
@@ -224,7 +235,7 @@ func (c *command) editService(s *config.Service, e *masterEdit) config.EditKind 
 	default:
 		s.SetOverride(e.parts[2], e.value)
 	}
-	return config.Set
+	return config.Rewrite
 }
 
 // masterEdits reads the operands of -M, -F and -P with -e, -X or -#.
@@ -251,7 +262,10 @@ func (c *command) masterEdits() ([]*masterEdit, error) {
 			if c.flags['M'] {
 				return nil, errors.New("-Me, -MX or -M# requires service_name/type")
 			}
-			return nil, errors.New("-Fe or -Pe requires service_name/type/name")
+			if c.flags['F'] {
+				return nil, errors.New("-Fe or -FX requires service_name/type/field_name")
+			}
+			return nil, errors.New("-Pe or -PX requires service_name/type/parameter")
 		}
 		if c.flags['e'] {
 			if err := c.checkMasterEdit(e); err != nil {

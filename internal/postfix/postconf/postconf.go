@@ -130,7 +130,7 @@ func (c *command) valueOption(letter byte, value string) error {
 	case 'o':
 		change, err := config.ParseChange(value)
 		if err != nil {
-			return err
+			return fmt.Errorf("invalid parameter override: %s: missing '=' after attribute name", value)
 		}
 		c.override[change.Name] = change.Value
 	case 'T':
@@ -141,37 +141,48 @@ func (c *command) valueOption(letter byte, value string) error {
 
 // conflicts finds options that do not go together, and -e where it is implied.
 func (c *command) conflicts() error {
+	if len(c.args) > 0 && strings.Contains(c.args[0], "=") {
+		c.flags['e'] = true
+	}
+	for _, group := range []string{"FMpP", "dn", "eX#", "hH"} {
+		if err := c.atMostOne(group); err != nil {
+			return err
+		}
+	}
 	master := byte(0)
 	for _, f := range []byte("MFP") {
 		if c.flags[f] {
-			if master != 0 {
-				return fmt.Errorf("specify one of -%c -%c", master, f)
-			}
 			master = f
 		}
 	}
-	if len(c.args) > 0 && strings.Contains(c.args[0], "=") && !c.flags['d'] && !c.flags['n'] {
-		c.flags['e'] = true
-	}
-	for _, group := range []string{"dn", "eX#"} {
-		var given []string
-		for _, f := range []byte(group) {
-			if c.flags[f] {
-				given = append(given, "-"+string(f))
-			}
-		}
-		if len(given) > 1 {
-			return fmt.Errorf("specify one of %s", strings.Join(given, " "))
-		}
-	}
-	forbidden := map[byte]string{'M': "ndhHp", 'F': "ndpX#", 'P': "ndp#"}[master]
+	forbidden := map[byte]string{'M': "ndhH", 'F': "ndX#", 'P': "nd#"}[master]
 	for _, f := range []byte(forbidden) {
 		if c.flags[f] {
 			return fmt.Errorf("with option -%c, do not specify -%c", master, f)
 		}
 	}
+	if c.flags['e'] {
+		for _, f := range []string{"de", "en", "ex", "eh", "eH"} {
+			if err := c.atMostOne(f); err != nil {
+				return err
+			}
+		}
+	}
 	if c.class == nil {
 		c.class = map[string]bool{"builtin": true, "service": true, "user": true}
+	}
+	return nil
+}
+
+func (c *command) atMostOne(group string) error {
+	var given []string
+	for _, f := range []byte(group) {
+		if c.flags[f] {
+			given = append(given, "-"+string(f))
+		}
+	}
+	if len(given) > 1 {
+		return fmt.Errorf("specify one of %s", strings.Join(given, " "))
 	}
 	return nil
 }
@@ -369,7 +380,7 @@ func (c *command) line(text string) {
 	for i, word := range strings.FieldsFunc(text, func(r rune) bool { return strings.ContainsRune(" \t\r\n", r) }) {
 		switch {
 		case i == 0:
-		case !c.flags['f'] || used+1+len(word) < limit:
+		case !c.flags['f'] || used+1+len(word) <= limit:
 			b.WriteByte(' ')
 			used++
 		default:
