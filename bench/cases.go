@@ -229,4 +229,3 @@ func watchMemory(group int) (peak func() int64) {
 		return <-done
 	}
 }
-

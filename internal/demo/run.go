@@ -1,0 +1,174 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+)
+
+// Options are what a demonstration needs. StartRelay must be set.
+type Options struct {
+	// StartRelay starts a relay with the main.cf and master.cf in configDir
+	// and returns when it takes connections. ctx bounds the start alone; the
+	// relay runs until stop is called.
+	StartRelay func(ctx context.Context, configDir string) (stop func() error, err error)
+
+	Command      string        // how the reader calls posthouse, for the hints; "" means "posthouse"
+	Parent       string        // where the temporary directory is made; "" means the system's place
+	Listen       string        // SMTP address of the relay; "" means 127.0.0.1:2525, or a free port if that is taken
+	HTTP         string        // address of the console; "" means 127.0.0.1:8025, or a free port if that is taken
+	Destinations int           // 0 means 300
+	Rate         float64       // messages per second; 0 means 20
+	Quiet        bool          // no running report
+	Report       time.Duration // between two lines of the report; 0 means 10 s
+}
+
+// Run shows the relay at work until ctx ends, then stops everything and
+// removes the temporary directory. The end of ctx is not an error.
+func Run(ctx context.Context, opt Options, stdout io.Writer) (err error) {
+	opt.defaults()
+	dir, err := os.MkdirTemp(opt.Parent, "posthouse-demo-")
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	w, err := NewWorld(opt.Destinations)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	if err := w.configure(dir, opt); err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	stop, err := opt.StartRelay(ctx, dir)
+	if err != nil {
+		return fmt.Errorf("demo: starting the relay: %w", err)
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	if _, err := io.WriteString(stdout, Hints(dir, opt)); err != nil {
+		return err
+	}
+	return w.show(ctx, opt, stdout)
+}
+
+func (o *Options) defaults() {
+	if o.Command == "" {
+		o.Command = "posthouse"
+	}
+	if o.Listen == "" {
+		o.Listen = freeOr("127.0.0.1:2525")
+	}
+	if o.HTTP == "" {
+		o.HTTP = freeOr("127.0.0.1:8025")
+	}
+	if o.Destinations == 0 {
+		o.Destinations = 300
+	}
+	if o.Rate == 0 {
+		o.Rate = 20
+	}
+	if o.Report == 0 {
+		o.Report = reportEvery
+	}
+}
+
+// freeOr returns address, or the same host with a port that is free.
+func freeOr(address string) string {
+	host, _, _ := net.SplitHostPort(address)
+	for _, a := range []string{address, net.JoinHostPort(host, "0")} {
+		if l, err := net.Listen("tcp", a); err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	return address
+}
+
+// configure writes the relay's configuration.
+func (w *World) configure(dir string, opt Options) error {
+	for _, d := range []string{"queue", "data"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "main.cf"), []byte(w.MainCF(dir, opt.HTTP)), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "master.cf"), []byte(w.MasterCF(opt.Listen)), 0o644)
+}
+
+// show keeps traffic going and reports until ctx ends.
+func (w *World) show(ctx context.Context, opt Options, stdout io.Writer) error {
+	var sent atomic.Int64
+	done := make(chan error, 1)
+	ctx, cancel := context.WithCancel(ctx)
+	go func() { done <- w.Traffic(ctx, opt.Listen, opt.Rate, func() { sent.Add(1) }) }()
+	// Whatever ends the show, the senders end before the relay does.
+	finish := func(err error) error {
+		cancel()
+		return errors.Join(err, <-done)
+	}
+	tick := time.NewTicker(opt.Report)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return finish(nil)
+		case <-tick.C:
+		}
+		if opt.Quiet {
+			continue
+		}
+		c := w.Arrived()
+		_, err := fmt.Fprintf(stdout, "%s  the relay took %d messages; %d deliveries arrived for %d recipients; %d times it was refused out there\n",
+			time.Now().Format(time.TimeOnly), sent.Load(), c.Messages, c.Recipients, c.Refused)
+		if err != nil {
+			return finish(err)
+		}
+	}
+}
+
+// Hints is the page that is printed at the start.
+func Hints(dir string, opt Options) string {
+	return fmt.Sprintf(`
+Posthouse is relaying mail between pretend senders and %[4]d pretend domains,
+all on loopback addresses of this machine. Nothing leaves it.
+
+  relay        %[2]s
+  console      http://%[3]s/
+  everything   %[1]s   (removed when you press Ctrl-C)
+
+Try in another terminal:
+
+  export MAIL_CONFIG=%[1]s
+  %[5]s mailq | tail                      what is waiting, as Postfix shows it
+  %[5]s postqueue -j | head -3            the same, one JSON object a line
+  %[5]s postcat -q ID                     one message, with its envelope
+  %[5]s postsuper -h ID                   hold it;  -H releases,  -d deletes
+  %[5]s postqueue -f                      retry everything now
+  %[5]s postqueue -i ID                   retry one message now
+  %[5]s status                            how the relay is
+  tail -f %[1]s/maillog                   the log your tools already read
+  %[5]s source -c -d -s 8 -m 5000 -t 'you%%d@postbox.example' %[2]s   more load
+
+Who is out there:
+
+  bigmail.example postbox.example         accept
+  throttled.example                       421 beyond 20 messages in 10 s
+  greylist.example                        450 at first, accepts after a minute
+  slow.example hanging.example            two seconds per answer; none at all
+  full.example                            452, the mailbox is full
+  refusing.example blocklisted.example    550 no such user; 554 in the greeting
+  dropping.example closed.example         hangs up at the end; nobody listens
+  nosuchdomain.example nomail.example     NXDOMAIN; a null MX record
+  brokendns.example backup.example        SERVFAIL; only the second MX host is up
+  ... and small ones of all kinds. winner@office.example looks compromised.
+
+`, dir, opt.Listen, opt.HTTP, opt.Destinations, opt.Command)
+}
