@@ -132,7 +132,9 @@ func senders() []sender {
 // homes are the domains of the senders, where bounces go.
 func homes() []destination {
 	return []destination{
-		{"shop.example", accepts, 0}, {"billing.example", accepts, 0},
-		{"monitor.example", accepts, 0}, {"office.example", accepts, 0},
+		{"shop.example", accepts, 0},
+		{"billing.example", accepts, 0},
+		{"monitor.example", accepts, 0},
+		{"office.example", accepts, 0},
 	}
 }
