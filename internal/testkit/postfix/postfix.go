@@ -221,6 +221,7 @@ func (i *Instance) Start(ctx context.Context) error {
 		return err
 	}
 	cmd := exec.Command(filepath.Join(strings.TrimSpace(dir.Stdout), "master"), "-c", i.ConfigDir(), "-d")
+	cmd.Env = i.env()
 	cmd.Stdout, cmd.Stderr = &i.output, &i.output
 	if i.process, err = testkit.StartProcess(cmd); err != nil {
 		return err
@@ -275,8 +276,14 @@ func (i *Instance) Command(ctx context.Context, name string, args ...string) *ex
 		path = name
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = append(os.Environ(), "MAIL_CONFIG="+i.ConfigDir(), "LC_ALL=C", "TZ=UTC")
+	cmd.Env = i.env()
 	return cmd
+}
+
+// env is the environment of server and commands; the fixed time zone makes
+// their output comparable.
+func (i *Instance) env() []string {
+	return append(os.Environ(), "MAIL_CONFIG="+i.ConfigDir(), "LC_ALL=C", "TZ=UTC")
 }
 
 // Run runs a Postfix command for this instance: "postqueue", "-p".
