@@ -3,7 +3,6 @@ package remote
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -88,10 +87,17 @@ func (t *target) setPort(port string) error {
 		t.port = uint16(n)
 		return nil
 	}
-	n, err := net.LookupPort("tcp", port)
-	if err != nil {
+	switch port { // services(5) has no others that take mail
+	case "smtp":
+		t.port = 25
+	case "lmtp":
+		t.port = 24
+	case "submission":
+		t.port = 587
+	case "submissions", "smtps":
+		t.port = 465
+	default:
 		return fmt.Errorf("%w: unknown service: %s/tcp", errTarget, port)
 	}
-	t.port = uint16(n)
 	return nil
 }
