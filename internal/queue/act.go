@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"posthouse/internal/mail"
+	"posthouse/internal/queue/row"
 )
 
 // actedPerLock bounds how many messages an action changes in one go; they
@@ -95,20 +96,20 @@ func (a *action) chunk(ids []mail.QueueID) {
 	q.mu.Lock()
 	for _, id := range ids {
 		ri, ok := q.byID[id]
-		if !ok || q.rows.at(ri).is(removing) || !slices.Contains(a.queues, q.rows.at(ri).place.name()) {
+		if !ok || q.rows.At(ri).Is(row.Removing) || !slices.Contains(a.queues, q.rows.At(ri).Place.Name()) {
 			a.report.Missed++
 			continue
 		}
-		a.one(ri, q.rows.at(ri))
+		a.one(ri, q.rows.At(ri))
 	}
 	q.pump(q.deps.Now())
 	q.unlock()
 }
 
 // one applies the verb to one message.
-func (a *action) one(ri uint32, r *row) {
+func (a *action) one(ri uint32, r *row.Row) {
 	q, now := a.q, a.q.deps.Now()
-	out := Outcome{ID: r.id, From: r.place.name()}
+	out := Outcome{ID: r.ID, From: r.Place.Name()}
 	switch a.verb {
 	case VerbDelete:
 		out.Delivery = q.trash(ri, r, a.who.describe(), now)
@@ -176,10 +177,10 @@ func (a Actor) describe() string {
 
 // interfere stops the running deliveries of a message, and tells what came of
 // it: with several, whether any has to be waited for.
-func (q *Queue) interfere(r *row) Interference {
+func (q *Queue) interfere(r *row.Row) Interference {
 	what := NotRunning
-	for g := r.groups; g != 0; g = q.groups.at(g).next {
-		switch d := q.groups.at(g).run; {
+	for g := r.Groups; g != 0; g = q.groups.At(g).next {
+		switch d := q.groups.At(g).run; {
 		case d == nil:
 		case !d.cancel():
 			what = DeliveryAwaited
@@ -192,20 +193,20 @@ func (q *Queue) interfere(r *row) Interference {
 
 // answerWaiters tells those who wait for the deliveries of a message that none
 // is past the final dot any more.
-func (q *Queue) answerWaiters(ri uint32, r *row) {
+func (q *Queue) answerWaiters(ri uint32, r *row.Row) {
 	if len(q.waiters[ri]) == 0 {
 		return
 	}
-	for g := r.groups; g != 0; g = q.groups.at(g).next {
-		if d := q.groups.at(g).run; d != nil && !d.Canceled() {
+	for g := r.Groups; g != 0; g = q.groups.At(g).next {
+		if d := q.groups.At(g).run; d != nil && !d.Canceled() {
 			return
 		}
 	}
 	q.answer(ri, func(w *waiter) bool {
-		w.ended = r.pending() == 0
+		w.ended = r.Pending() == 0
 		return !w.resubmit
 	})
-	if r.is(removing) {
+	if r.Is(row.Removing) {
 		// Nothing is left to resubmit.
 		q.answer(ri, func(*waiter) bool { return true })
 	}

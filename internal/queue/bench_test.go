@@ -71,9 +71,9 @@ func BenchmarkDeliveries(b *testing.B) {
 
 // deferredQueue is a queue of n deferred messages with addresses and reasons
 // of usual length, one in ten of the reasons unlike all others.
-func deferredQueue(tb testing.TB, n int) *Queue {
+func deferredQueue(tb testing.TB, n int, store spool.Store) *Queue {
 	tb.Helper()
-	q := New(DefaultConfig(), Deps{Store: newStore(), Router: routeFunc(domainRouter), Log: nullLog{}})
+	q := New(DefaultConfig(), Deps{Store: store, Router: routeFunc(domainRouter), Log: nullLog{}})
 	now := time.Now()
 	for i := range n {
 		m := mail.NewMessage(mail.Envelope{
@@ -107,7 +107,7 @@ func heap() uint64 {
 func TestDeferredMessageIsSmall(t *testing.T) {
 	const n, budget = 50_000, 600
 	before := heap()
-	q := deferredQueue(t, n)
+	q := deferredQueue(t, n, newStore())
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- q.Run(ctx) }()
@@ -132,7 +132,7 @@ func TestDeferredMessageIsSmall(t *testing.T) {
 }
 
 func BenchmarkListMillion(b *testing.B) {
-	q := deferredQueue(b, 1_000_000)
+	q := deferredQueue(b, 1_000_000, newStore())
 	for b.Loop() {
 		n := 0
 		q.List(func(v *View) bool { n += len(v.Recipients); return true })
@@ -145,8 +145,7 @@ func BenchmarkListMillion(b *testing.B) {
 func BenchmarkHoldMillion(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
-		q := deferredQueue(b, 1_000_000)
-		q.deps.Store = &nullStore{memStore: newStore()}
+		q := deferredQueue(b, 1_000_000, &nullStore{memStore: newStore()})
 		b.StartTimer()
 		rep, err := q.Act(b.Context(), VerbHold, Selection{All: true}, Actor{User: "root"})
 		if err != nil || len(rep.Outcomes) != 1_000_000 {

@@ -6,6 +6,7 @@ import (
 
 	"posthouse/internal/mail"
 	"posthouse/internal/postfix/maillog"
+	"posthouse/internal/queue/row"
 )
 
 // resubmitAgain is the wait before a failed resubmission is tried again: as
@@ -24,15 +25,15 @@ type owed struct {
 func (q *Queue) owes(g uint32, env *mail.Envelope) owed {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	r := q.rows.at(q.groups.at(g).row)
-	o := owed{message: r.message(env)}
-	for i := range r.rcpts {
-		switch x := &r.rcpts[i]; {
-		case x.phase == mail.Pending && r.is(warnNow) && x.status() != (mail.Status{}):
+	r := q.rows.At(q.groups.At(g).row)
+	o := owed{message: r.Message(env)}
+	for i := range r.Rcpts {
+		switch x := &r.Rcpts[i]; {
+		case x.Phase == mail.Pending && r.Is(row.WarnNow) && x.Last() != (mail.Status{}):
 			o.late = append(o.late, i)
-		case x.owed() && x.phase == mail.Sent:
+		case x.Owed() && x.Phase == mail.Sent:
 			o.sent = append(o.sent, i)
-		case x.owed():
+		case x.Owed():
 			o.failed = append(o.failed, i)
 		}
 	}
@@ -74,8 +75,8 @@ func (q *Queue) notify(s *start, env *mail.Envelope, err error) {
 			})
 		}
 	}
-	r := q.rows.at(q.groups.at(s.g).row)
-	q.noticed(s.g, reported, delay && r.is(warnNow), again)
+	r := q.rows.At(q.groups.At(s.g).row)
+	q.noticed(s.g, reported, delay && r.Is(row.WarnNow), again)
 	q.pump(q.deps.Now())
 	q.unlock()
 }
@@ -108,7 +109,7 @@ func (q *Queue) resubmitNow(s *start, env *mail.Envelope) (mail.QueueID, error) 
 	}
 	defer func() { _ = content.Close() }() // read only: nothing is lost by it
 	q.mu.Lock()
-	m := q.rows.at(q.groups.at(s.g).row).message(env)
+	m := q.rows.At(q.groups.At(s.g).row).Message(env)
 	q.mu.Unlock()
 	return q.deps.Resubmitter.Resubmit(s.ctx, m, content)
 }
@@ -116,14 +117,14 @@ func (q *Queue) resubmitNow(s *start, env *mail.Envelope) (mail.QueueID, error) 
 // rescheduleTrash applies a changed retention to what is in the trash.
 func (q *Queue) rescheduleTrash() {
 	now := q.deps.Now()
-	for i := uint32(1); i <= q.rows.n; i++ {
-		r := q.rows.at(i)
-		if r.job == 0 || !r.is(trashed) || r.is(removing) {
+	for i := uint32(1); i <= q.rows.Len(); i++ {
+		r := q.rows.At(i)
+		if r.Job == 0 || !r.Is(row.Trashed) || r.Is(row.Removing) {
 			continue
 		}
-		if grp := q.groups.at(r.job); grp.kind == forPurge {
-			q.unschedule(r.job, grp, r, now)
-			q.schedule(r.job, grp, r, fromNanos(r.extra.deletedAt).Add(q.cfg.TrashRetention), now)
+		if grp := q.groups.At(r.Job); grp.kind == forPurge {
+			q.unschedule(r.Job, grp, r, now)
+			q.schedule(r.Job, grp, r, row.Time(r.Extra.DeletedAt).Add(q.cfg.TrashRetention), now)
 		}
 	}
 }

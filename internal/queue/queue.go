@@ -5,12 +5,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"posthouse/internal/mail"
 	"posthouse/internal/postfix/maillog"
+	"posthouse/internal/queue/record"
+	"posthouse/internal/queue/row"
 	"posthouse/internal/queue/schedule"
 	"posthouse/internal/spool"
 )
@@ -45,11 +46,11 @@ type Queue struct {
 	cfg    Config
 	router Router
 	gen    uint32 // of the router; a group routed with another is routed anew
-	rows   table[row]
-	groups table[group]
+	rows   row.Table[row.Row]
+	groups row.Table[group]
 	byID   map[mail.QueueID]uint32
 	sched  *schedule.State
-	counts [queueCount]tally
+	counts [row.Places]tally
 
 	open      bool            // Run is between start and stop: deliveries may start
 	base      context.Context // of deliveries, while open or stopping
@@ -60,13 +61,12 @@ type Queue struct {
 	envelopes int           // rows that have theirs in memory
 	failed    error
 
-	out       outbox
-	starts    []*start
-	logq      []logLine
-	logSpare  []logLine
-	waiters   map[uint32][]*waiter // by row
-	logMu     sync.Mutex           // held while log lines are written, so that they keep their order
-	offlineMu sync.Mutex           // one recorder at a time while Run does not run
+	out      *record.Recorder[note]
+	starts   []*start
+	logq     []logLine
+	logSpare []logLine
+	waiters  map[uint32][]*waiter // by row
+	logMu    sync.Mutex           // held while log lines are written, so that they keep their order
 }
 
 type tally struct {
@@ -93,7 +93,7 @@ func New(cfg Config, deps Deps) *Queue {
 		kick: make(chan struct{}, 1), waiters: make(map[uint32][]*waiter),
 	}
 	q.sched = schedule.New(q.cfg.limits)
-	q.out.cond.L = &q.mu
+	q.out = record.New(&q.mu, deps.Store, q.heed, q.heeded)
 	return q
 }
 
@@ -147,29 +147,29 @@ func (q *Queue) Enqueue(m *mail.Message) {
 }
 
 // admit gives a message a row and its groups. It does not schedule.
-func (q *Queue) admit(m *mail.Message, fresh bool) (uint32, *row) {
-	ri, r := q.rows.alloc()
-	*r = newRow(m, fresh)
+func (q *Queue) admit(m *mail.Message, fresh bool) (uint32, *row.Row) {
+	ri, r := q.rows.Alloc()
+	*r = row.New(m, fresh)
 	if fresh && q.envelopes < q.cfg.ActiveLimit {
-		r.env = &m.Envelope
+		r.Env = &m.Envelope
 		q.envelopes++
 	}
-	q.byID[r.id] = ri
+	q.byID[r.ID] = ri
 	q.route(ri, r, &m.Envelope)
-	if r.is(corrupt) {
-		q.log("qmgr", maillog.Warning, &setAside{ID: r.id, From: mail.Incoming})
+	if r.Is(row.Corrupt) {
+		q.log("qmgr", maillog.Warning, &setAside{ID: r.ID, From: mail.Incoming})
 	}
-	r.place = noQueue
+	r.Place = row.Nowhere
 	q.replace(r)
 	return ri, r
 }
 
 // route puts the pending recipients of a new row into groups: by destination
 // and, for a recovered message, by next attempt.
-func (q *Queue) route(ri uint32, r *row, env *mail.Envelope) {
+func (q *Queue) route(ri uint32, r *row.Row, env *mail.Envelope) {
 	if len(env.Recipients) == 1 {
-		if r.rcpts[0].phase == mail.Pending {
-			dest, gen := q.ask(r.rcpts[0].addr, env)
+		if r.Rcpts[0].Phase == mail.Pending {
+			dest, gen := q.ask(r.Rcpts[0].Addr, env)
 			q.link(q.newGroup(ri, r, dest, gen), r, 0)
 		}
 		return
@@ -179,14 +179,14 @@ func (q *Queue) route(ri uint32, r *row, env *mail.Envelope) {
 		next int64
 	}
 	open := make(map[line]uint32)
-	for i := range r.rcpts {
-		if r.rcpts[i].phase != mail.Pending {
+	for i := range r.Rcpts {
+		if r.Rcpts[i].Phase != mail.Pending {
 			continue
 		}
-		dest, gen := q.ask(r.rcpts[i].addr, env)
-		k := line{dest, r.rcpts[i].nextAttempt}
+		dest, gen := q.ask(r.Rcpts[i].Addr, env)
+		k := line{dest, r.Rcpts[i].NextAttempt}
 		g := open[k]
-		if limit := q.cfg.transport(dest.Transport).Recipients; g == 0 || limit > 0 && int(q.groups.at(g).count) >= limit {
+		if limit := q.cfg.transport(dest.Transport).Recipients; g == 0 || limit > 0 && int(q.groups.At(g).count) >= limit {
 			g = q.newGroup(ri, r, dest, gen)
 			open[k] = g
 		}
@@ -207,28 +207,28 @@ func (q *Queue) ask(rcpt mail.Address, env *mail.Envelope) (mail.Destination, ui
 	return unrouted, 0
 }
 
-func (q *Queue) newGroup(ri uint32, r *row, dest mail.Destination, gen uint32) uint32 {
-	g, grp := q.groups.alloc()
-	*grp = group{row: ri, next: r.groups, first: -1, dest: q.sched.Acquire(dest), gen: gen}
-	r.groups = g
+func (q *Queue) newGroup(ri uint32, r *row.Row, dest mail.Destination, gen uint32) uint32 {
+	g, grp := q.groups.Alloc()
+	*grp = group{row: ri, next: r.Groups, first: -1, dest: q.sched.Acquire(dest), gen: gen}
+	r.Groups = g
 	return g
 }
 
 // link puts recipient i at the front of a group. The order of recipients in a
 // group is restored when a delivery is made of it.
-func (q *Queue) link(g uint32, r *row, i int) {
-	grp := q.groups.at(g)
-	r.rcpts[i].group, r.rcpts[i].next = g, grp.first
+func (q *Queue) link(g uint32, r *row.Row, i int) {
+	grp := q.groups.At(g)
+	r.Rcpts[i].Group, r.Rcpts[i].Next = g, grp.first
 	grp.first = int32(i)
 	grp.count++
 }
 
 // members are the recipients of a group, in the order of the envelope.
-func (q *Queue) members(r *row, grp *group) []int {
+func (q *Queue) members(r *row.Row, grp *group) []int {
 	idx := make([]int, grp.count)
 	at := len(idx)
 	sorted := true
-	for i := grp.first; i >= 0; i = r.rcpts[i].next {
+	for i := grp.first; i >= 0; i = r.Rcpts[i].Next {
 		at--
 		idx[at] = int(i)
 		sorted = sorted && (at+1 == len(idx) || idx[at] < idx[at+1])
@@ -240,59 +240,50 @@ func (q *Queue) members(r *row, grp *group) []int {
 }
 
 // dropGroup forgets a group that is not scheduled and has no recipients left.
-func (q *Queue) dropGroup(g uint32, r *row, now time.Time) {
-	grp := q.groups.at(g)
-	for at := &r.groups; *at != 0; at = &q.groups.at(*at).next {
+func (q *Queue) dropGroup(g uint32, r *row.Row, now time.Time) {
+	grp := q.groups.At(g)
+	for at := &r.Groups; *at != 0; at = &q.groups.At(*at).next {
 		if *at == g {
 			*at = grp.next
 			break
 		}
 	}
-	if r.job == g {
-		r.job = 0
+	if r.Job == g {
+		r.Job = 0
 	}
 	q.sched.Release(grp.dest, now)
-	q.groups.release(g)
+	q.groups.Release(g)
 }
 
 // forget ends the memory of a message.
-func (q *Queue) forget(ri uint32, r *row, now time.Time) {
-	for r.groups != 0 {
-		q.sched.Remove(schedule.Item(r.groups), now)
-		q.dropGroup(r.groups, r, now)
+func (q *Queue) forget(ri uint32, r *row.Row, now time.Time) {
+	for r.Groups != 0 {
+		q.sched.Remove(schedule.Item(r.Groups), now)
+		q.dropGroup(r.Groups, r, now)
 	}
-	if r.job != 0 {
-		q.sched.Remove(schedule.Item(r.job), now)
-		q.dropGroup(r.job, r, now)
+	if r.Job != 0 {
+		q.sched.Remove(schedule.Item(r.Job), now)
+		q.dropGroup(r.Job, r, now)
 	}
 	q.uncount(r)
 	q.deflate(r)
-	delete(q.byID, r.id)
+	delete(q.byID, r.ID)
 	for _, w := range q.waiters[ri] {
 		w.gone = true
 		close(w.done)
 	}
 	delete(q.waiters, ri)
-	q.rows.release(ri)
+	q.rows.Release(ri)
 }
 
 // deflate gives up the envelope of a message that waits.
-func (q *Queue) deflate(r *row) {
-	if r.env == nil {
+func (q *Queue) deflate(r *row.Row) {
+	if r.Env == nil {
 		return
 	}
-	r.env = nil
+	r.Env = nil
 	q.envelopes--
-	if r.is(ownStrings) {
-		return
-	}
-	r.flags |= ownStrings
-	// The recipients' strings may be parts of larger ones that only the
-	// envelope still needed.
-	for i := range r.rcpts {
-		x := &r.rcpts[i]
-		x.addr, x.orig = mail.Address(strings.Clone(string(x.addr))), mail.Address(strings.Clone(string(x.orig)))
-	}
+	r.Own() // only the envelope still needed the larger ones
 }
 
 // log keeps an event until the lock is released.

@@ -8,6 +8,7 @@ import (
 
 	"posthouse/internal/mail"
 	"posthouse/internal/postfix/maillog"
+	"posthouse/internal/queue/row"
 	"posthouse/internal/queue/schedule"
 	"posthouse/internal/spool"
 )
@@ -40,12 +41,12 @@ func (q *Queue) Run(ctx context.Context) error {
 
 	q.mu.Lock()
 	q.base, q.jobs, q.open = base, jobs, true
-	q.out.running, q.out.draining = true, false
+	q.out.Open()
 	q.mu.Unlock()
 	recorded := make(chan struct{})
 	go func() {
 		defer close(recorded)
-		q.recorder()
+		q.out.Run()
 	}()
 
 	q.bringAllUp(ctx)
@@ -55,8 +56,7 @@ func (q *Queue) Run(ctx context.Context) error {
 	endJobs()
 	q.await(abort)
 	q.mu.Lock()
-	q.out.draining = true
-	q.out.cond.Signal()
+	q.out.Drain()
 	q.mu.Unlock()
 	<-recorded
 	q.mu.Lock()
@@ -75,8 +75,8 @@ func (q *Queue) bringAllUp(ctx context.Context) {
 		now := q.deps.Now()
 		for _, id := range ids {
 			// A message that came in since Run began is under way already.
-			if ri, ok := q.byID[id]; ok && q.rows.at(ri).live == 0 {
-				q.bringUp(ri, q.rows.at(ri), now)
+			if ri, ok := q.byID[id]; ok && q.rows.At(ri).Live == 0 {
+				q.bringUp(ri, q.rows.At(ri), now)
 			}
 		}
 		q.pump(now)
@@ -121,7 +121,7 @@ func (q *Queue) pump(now time.Time) {
 		case schedule.Nothing:
 			return
 		case schedule.Due:
-			q.becomeDue(q.groups.at(g), q.rows.at(q.groups.at(g).row))
+			q.becomeDue(q.groups.At(g), q.rows.At(q.groups.At(g).row))
 		case schedule.Refuse:
 			q.suspended(g, now)
 		case schedule.Start:
@@ -133,23 +133,23 @@ func (q *Queue) pump(now time.Time) {
 
 // begin prepares a delivery or job for its goroutine.
 func (q *Queue) begin(g uint32, now time.Time) {
-	grp := q.groups.at(g)
-	r := q.rows.at(grp.row)
+	grp := q.groups.At(g)
+	r := q.rows.At(grp.row)
 	grp.state = running
 	if grp.kind == forPurge {
 		q.purged(g, now)
 		return
 	}
-	s := &start{g: g, kind: grp.kind, id: r.id, env: r.env, ctx: q.jobs}
+	s := &start{g: g, kind: grp.kind, id: r.ID, env: r.Env, ctx: q.jobs}
 	if grp.kind == forDelivery {
 		d := &Delivery{
 			Destination: q.sched.Destination(grp.dest), Recipients: q.members(r, grp), Attempt: 1,
-			Due: fromNanos(grp.due), Started: now, Backlog: q.sched.Waiting(grp.dest),
+			Due: row.Time(grp.due), Started: now, Backlog: q.sched.Waiting(grp.dest),
 		}
 		for _, i := range d.Recipients {
-			d.Attempt = max(d.Attempt, r.rcpts[i].attempts+1)
+			d.Attempt = max(d.Attempt, r.Rcpts[i].Attempts+1)
 		}
-		id := r.id
+		id := r.ID
 		d.Open = func() (spool.Content, error) { return q.deps.Store.Content(id) }
 		s.ctx, d.abort = context.WithCancel(q.base)
 		grp.run, s.d = d, d
@@ -189,15 +189,15 @@ func (q *Queue) envelope(id mail.QueueID) (*mail.Envelope, error) {
 	if !ok {
 		return nil, spool.ErrNotFound
 	}
-	r := q.rows.at(ri)
+	r := q.rows.At(ri)
 	switch {
 	case errors.Is(err, spool.ErrCorrupt):
 		q.corrupted(ri, r, err.Error(), q.deps.Now())
-	case err == nil && len(m.Recipients) != len(r.rcpts):
+	case err == nil && len(m.Recipients) != len(r.Rcpts):
 		err = spool.ErrCorrupt
 		q.corrupted(ri, r, "the recipients have changed", q.deps.Now())
-	case err == nil && r.env == nil && q.envelopes < q.cfg.ActiveLimit:
-		r.env = &m.Envelope
+	case err == nil && r.Env == nil && q.envelopes < q.cfg.ActiveLimit:
+		r.Env = &m.Envelope
 		q.envelopes++
 	}
 	if err != nil {
@@ -250,8 +250,8 @@ func (q *Queue) attempt(s *start, env *mail.Envelope) []Result {
 	results := agent.Deliver(s.ctx, d)
 	if bad != nil {
 		q.mu.Lock()
-		ri := q.groups.at(s.g).row
-		q.corrupted(ri, q.rows.at(ri), bad.Error(), q.deps.Now())
+		ri := q.groups.At(s.g).row
+		q.corrupted(ri, q.rows.At(ri), bad.Error(), q.deps.Now())
 		q.unlock()
 	}
 	// An agent that answers for fewer recipients than it got has gone wrong in
@@ -303,20 +303,20 @@ func (q *Queue) instead(s *start, idx []int, status mail.Status) []Result {
 		word = "bounced"
 	}
 	q.mu.Lock()
-	r := q.rows.at(q.groups.at(s.g).row)
+	r := q.rows.At(q.groups.At(s.g).row)
 	for k, i := range idx {
 		results[k].Status = status
-		q.logDelivery(r.id, &r.rcpts[i], r.arrival, s.d.Due.UnixNano(), word, status, q.deps.Now())
+		q.logDelivery(r.ID, &r.Rcpts[i], r.Arrival, s.d.Due.UnixNano(), word, status, q.deps.Now())
 	}
 	q.unlock()
 	return results
 }
 
 // logDelivery records a delivery that no agent made.
-func (q *Queue) logDelivery(id mail.QueueID, x *rcpt, arrival, due int64, word string, status mail.Status, now time.Time) {
+func (q *Queue) logDelivery(id mail.QueueID, x *row.Rcpt, arrival, due int64, word string, status mail.Status, now time.Time) {
 	q.log("error", maillog.Info, &maillog.Delivery{
-		ID: id, To: x.addr, OrigTo: x.orig, Relay: "none", Delay: now.Sub(fromNanos(arrival)),
-		Delays: maillog.Delays{BeforeQueue: time.Duration(due - arrival), InQueue: now.Sub(fromNanos(due))},
+		ID: id, To: x.Addr, OrigTo: x.Orig, Relay: "none", Delay: now.Sub(row.Time(arrival)),
+		Delays: maillog.Delays{BeforeQueue: time.Duration(due - arrival), InQueue: now.Sub(row.Time(due))},
 		DSN:    status.Code, Status: word, Text: status.Text,
 	})
 }
@@ -335,21 +335,21 @@ func verdict(d *Delivery, results []Result) (schedule.Outcome, mail.Status) {
 }
 
 // endsWell tells whether these results end the message with nothing to report.
-func endsWell(r *row, results []Result) bool {
+func endsWell(r *row.Row, results []Result) bool {
 	for i := range results {
 		if !results[i].Status.OK() || results[i].Action != "" {
 			return false
 		}
 	}
-	return r.pending() == len(results) && !r.anyOwed()
+	return r.Pending() == len(results) && !r.AnyOwed()
 }
 
 // closeDown starts nothing more, and cancels what can be.
 func (q *Queue) closeDown() {
 	q.mu.Lock()
 	q.open = false
-	for g := uint32(1); g <= q.groups.n; g++ {
-		if d := q.groups.at(g).run; d != nil {
+	for g := uint32(1); g <= q.groups.Len(); g++ {
+		if d := q.groups.At(g).run; d != nil {
 			d.cancel()
 		}
 	}

@@ -7,108 +7,66 @@ import (
 	"time"
 
 	"posthouse/internal/mail"
+	"posthouse/internal/queue/row"
 	"posthouse/internal/queue/schedule"
 )
 
 // viewsPerLock bounds how long a listing keeps deliveries waiting.
 const viewsPerLock = 256
 
-// queueIndex is a queue's place in listings.
-type queueIndex uint8
-
-const (
-	inMaildrop queueIndex = iota
-	inActive
-	inIncoming
-	inDeferred
-	inHold
-	inCorrupt
-	inTrash
-	queueCount
-	noQueue = queueCount
-)
-
 // listed are the queues of a listing that names none, in their order.
 func listed() []mail.QueueName {
 	return []mail.QueueName{mail.Maildrop, mail.Active, mail.Incoming, mail.Deferred, mail.Hold}
 }
 
-func (i queueIndex) name() mail.QueueName {
-	switch i {
-	case inMaildrop:
-		return mail.Maildrop
-	case inActive:
-		return mail.Active
-	case inIncoming:
-		return mail.Incoming
-	case inHold:
-		return mail.Hold
-	case inCorrupt:
-		return mail.Corrupt
-	case inTrash:
-		return mail.Trash
-	default:
-		return mail.Deferred
-	}
-}
-
 // whereabouts derives the queue a message is in.
-func (q *Queue) whereabouts(r *row) queueIndex {
+func (q *Queue) whereabouts(r *row.Row) row.Place {
 	switch {
-	case r.is(corrupt):
-		return inCorrupt
-	case r.is(trashed):
-		return inTrash
-	case r.is(held):
-		return inHold
-	case r.is(requeued):
-		return inMaildrop
-	case r.live > 0, r.is(removing), r.job != 0 && q.groups.at(r.job).state == recording:
-		return inActive
-	case !q.open && r.untried():
-		return inIncoming
+	case r.Is(row.Corrupt):
+		return row.SetAside
+	case r.Is(row.Trashed):
+		return row.Trash
+	case r.Is(row.Held):
+		return row.Hold
+	case r.Is(row.Requeued):
+		return row.Maildrop
+	case r.Live > 0, r.Is(row.Removing), r.Job != 0 && q.groups.At(r.Job).state == recording:
+		return row.Active
+	case !q.open && r.Untried():
+		return row.Incoming
 	default:
-		return inDeferred
+		return row.Deferred
 	}
-}
-
-func (r *row) untried() bool {
-	for i := range r.rcpts {
-		if x := &r.rcpts[i]; x.lastAttempt != 0 || x.nextAttempt != 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // replace moves a message to the queue it is in now, for the counts.
-func (q *Queue) replace(r *row) {
+func (q *Queue) replace(r *row.Row) {
 	at := q.whereabouts(r)
-	if at == r.place {
+	if at == r.Place {
 		return
 	}
 	q.uncount(r)
-	r.place = at
+	r.Place = at
 	q.counts[at].messages++
-	q.counts[at].bytes += r.size
+	q.counts[at].bytes += r.Size
 }
 
-func (q *Queue) uncount(r *row) {
-	if r.place == noQueue {
+func (q *Queue) uncount(r *row.Row) {
+	if r.Place == row.Nowhere {
 		return
 	}
-	q.counts[r.place].messages--
-	q.counts[r.place].bytes -= r.size
-	r.place = noQueue
+	q.counts[r.Place].messages--
+	q.counts[r.Place].bytes -= r.Size
+	r.Place = row.Nowhere
 }
 
 // Counts are the sizes of all queues, trash and corrupt included.
 func (q *Queue) Counts() Counts {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	c := Counts{Messages: make(map[mail.QueueName]int, queueCount), Bytes: make(map[mail.QueueName]int64, queueCount)}
-	for i := range queueCount {
-		c.Messages[i.name()], c.Bytes[i.name()] = q.counts[i].messages, q.counts[i].bytes
+	c := Counts{Messages: make(map[mail.QueueName]int, row.Places), Bytes: make(map[mail.QueueName]int64, row.Places)}
+	for i := range row.Places {
+		c.Messages[i.Name()], c.Bytes[i.Name()] = q.counts[i].messages, q.counts[i].bytes
 	}
 	return c
 }
@@ -123,18 +81,20 @@ func (q *Queue) List(each func(*View) bool) { q.ListQueues(listed(), each) }
 // ListQueues is List for the given queues, trash and corrupt included when
 // they are named. The order is List's, then corrupt, then trash.
 func (q *Queue) ListQueues(queues []mail.QueueName, each func(*View) bool) {
-	views := make([]*View, 0, viewsPerLock)
 	for ids := range slices.Chunk(q.ids(queues), viewsPerLock) {
-		views = views[:0]
+		// Made anew for each chunk: the caller may keep a View.
+		views := make([]View, 0, len(ids))
+		room := make([]RecipientView, len(ids)*5/4)
 		q.mu.Lock()
 		for _, id := range ids {
 			if ri, ok := q.byID[id]; ok {
-				views = append(views, q.view(q.rows.at(ri)))
+				v, used := q.view(q.rows.At(ri), room)
+				views, room = append(views, v), room[used:]
 			}
 		}
 		q.mu.Unlock()
-		for _, v := range views {
-			if !each(v) {
+		for i := range views {
+			if !each(&views[i]) {
 				return
 			}
 		}
@@ -144,25 +104,25 @@ func (q *Queue) ListQueues(queues []mail.QueueName, each func(*View) bool) {
 // ids are the messages of some queues (nil: all) in listing order.
 func (q *Queue) ids(queues []mail.QueueName) []mail.QueueID {
 	type place struct {
-		at queueIndex
+		at row.Place
 		id mail.QueueID
 	}
-	var want [queueCount]bool
-	for i := range queueCount {
-		want[i] = queues == nil || slices.Contains(queues, i.name())
+	var want [row.Places]bool
+	for i := range row.Places {
+		want[i] = queues == nil || slices.Contains(queues, i.Name())
 	}
 	q.mu.Lock()
 	found := make([]place, 0, len(q.byID))
 	q.mu.Unlock()
-	for from := uint32(1); ; from += chunkLen {
+	for from := uint32(1); ; from += row.ChunkLen {
 		q.mu.Lock()
-		end := min(from+chunkLen-1, q.rows.n)
+		end := min(from+row.ChunkLen-1, q.rows.Len())
 		for i := from; i <= end; i++ {
-			if r := q.rows.at(i); r.id != 0 && want[r.place] {
-				found = append(found, place{r.place, r.id})
+			if r := q.rows.At(i); r.ID != 0 && want[r.Place] {
+				found = append(found, place{r.Place, r.ID})
 			}
 		}
-		more := end < q.rows.n
+		more := end < q.rows.Len()
 		q.mu.Unlock()
 		if !more {
 			break
@@ -181,34 +141,44 @@ func (q *Queue) ids(queues []mail.QueueName) []mail.QueueID {
 	return ids
 }
 
-func (q *Queue) view(r *row) *View {
-	v := &View{
-		Queue: r.place.name(), ID: r.id, Arrival: fromNanos(r.arrival), Size: r.size, Sender: r.sender.Value(),
-		ForceExpire: r.is(forceExpire), Origin: r.origin, User: r.user.Value(),
-		Expires:    q.cfg.expires(fromNanos(r.created), r.sender.Value()),
-		Attempts:   r.attempts(),
-		Recipients: make([]RecipientView, 0, r.pending()),
+// view is a copy of a message for listings. Its recipients are put into the
+// room that is given, of which it tells how much it used.
+func (q *Queue) view(r *row.Row, room []RecipientView) (View, int) {
+	v := View{
+		Queue: r.Place.Name(), ID: r.ID, Arrival: row.Time(r.Arrival), Size: r.Size, Sender: r.Sender.Value(),
+		ForceExpire: r.Is(row.ForceExpire), Origin: r.Origin, User: r.User.Value(),
+		Expires: q.cfg.expires(row.Time(r.Created), r.Sender.Value()), Attempts: r.Attempts(),
 	}
-	for i := range r.rcpts {
-		x := &r.rcpts[i]
-		if x.phase.Final() {
+	n := r.Pending()
+	fits := len(room) >= n
+	if fits {
+		v.Recipients = room[:0:n]
+	} else {
+		v.Recipients = make([]RecipientView, 0, n)
+	}
+	for i := range r.Rcpts {
+		x := &r.Rcpts[i]
+		if x.Phase.Final() {
 			continue
 		}
-		rv := RecipientView{Address: x.addr, OrigAddress: x.orig, Reason: x.status().Text, NextAttempt: fromNanos(x.nextAttempt)}
-		if x.group != 0 {
-			if rv.Destination = q.sched.Destination(q.groups.at(x.group).dest); isInternal(rv.Destination) {
+		rv := RecipientView{Address: x.Addr, OrigAddress: x.Orig, Reason: x.Last().Text, NextAttempt: row.Time(x.NextAttempt)}
+		if x.Group != 0 {
+			if rv.Destination = q.sched.Destination(q.groups.At(x.Group).dest); isInternal(rv.Destination) {
 				rv.Destination = mail.Destination{}
 			}
 		}
-		if v.NextAttempt.IsZero() || rv.NextAttempt.Before(v.NextAttempt) {
+		if len(v.Recipients) == 0 || rv.NextAttempt.Before(v.NextAttempt) {
 			v.NextAttempt = rv.NextAttempt
 		}
 		v.Recipients = append(v.Recipients, rv)
 	}
-	if r.live > 0 {
+	if r.Live > 0 {
 		v.NextAttempt = time.Time{}
 	}
-	return v
+	if !fits {
+		return v, 0
+	}
+	return v, n
 }
 
 // Message is a message with its current state, read back from the spool where
@@ -216,10 +186,10 @@ func (q *Queue) view(r *row) *View {
 // is none.
 func (q *Queue) Message(id mail.QueueID) (*mail.Message, mail.QueueName, error) {
 	q.mu.Lock()
-	if ri, ok := q.byID[id]; ok && q.rows.at(ri).env != nil {
-		r := q.rows.at(ri)
+	if ri, ok := q.byID[id]; ok && q.rows.At(ri).Env != nil {
+		r := q.rows.At(ri)
 		defer q.mu.Unlock()
-		return r.message(r.env), r.place.name(), nil
+		return r.Message(r.Env), r.Place.Name(), nil
 	}
 	q.mu.Unlock()
 	m, err := q.deps.Store.Message(id)
@@ -232,11 +202,11 @@ func (q *Queue) Message(id mail.QueueID) (*mail.Message, mail.QueueName, error) 
 	if !ok {
 		return m, mail.Incoming, nil
 	}
-	r := q.rows.at(ri)
-	if len(m.Recipients) != len(r.rcpts) {
-		return m, r.place.name(), nil
+	r := q.rows.At(ri)
+	if len(m.Recipients) != len(r.Rcpts) {
+		return m, r.Place.Name(), nil
 	}
-	return r.message(&m.Envelope), r.place.name(), nil
+	return r.Message(&m.Envelope), r.Place.Name(), nil
 }
 
 // Destinations are the destinations that have deliveries or are remembered,

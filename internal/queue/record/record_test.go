@@ -1,0 +1,184 @@
+package record
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"posthouse/internal/mail"
+	"posthouse/internal/spool"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// slowStore takes a second for each write and may answer out of order.
+type slowStore struct {
+	spool.Store
+	mu      sync.Mutex
+	applied []mail.QueueID
+	sizes   []int
+	fail    error
+	takes   func(batch int) time.Duration
+}
+
+func (s *slowStore) ApplyAsync(b *spool.Batch, done func(error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, op := range b.Ops {
+		s.applied = append(s.applied, op.(spool.Remove).ID)
+	}
+	s.sizes = append(s.sizes, len(b.Ops))
+	err, wait := s.fail, s.takes(len(s.sizes))
+	time.AfterFunc(wait, func() { done(err) })
+}
+
+func (s *slowStore) Apply(_ context.Context, b *spool.Batch) error {
+	done := make(chan error)
+	s.ApplyAsync(b, func(err error) { done <- err })
+	return <-done
+}
+
+type owner struct {
+	mu    sync.Mutex
+	rec   *Recorder[int]
+	notes []int
+	errs  []error
+	after int
+}
+
+func newOwner(s spool.Store) *owner {
+	o := &owner{}
+	o.rec = New(&o.mu, s, func(notes []int, err error) {
+		for _, n := range notes {
+			o.notes, o.errs = append(o.notes, n), append(o.errs, err)
+		}
+	}, func() { o.after++ })
+	return o
+}
+
+func (o *owner) do(n int, write bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if write {
+		o.rec.Add(spool.Remove{ID: mail.QueueID(n)})
+	}
+	o.rec.When(n)
+}
+
+func (o *owner) run() (stop func()) {
+	o.mu.Lock()
+	o.rec.Open()
+	o.mu.Unlock()
+	ended := make(chan struct{})
+	go func() { o.rec.Run(); close(ended) }()
+	return func() {
+		o.mu.Lock()
+		o.rec.Drain()
+		o.mu.Unlock()
+		<-ended
+	}
+}
+
+func upTo(n int) (all []int) {
+	for i := range n {
+		all = append(all, i)
+	}
+	return all
+}
+
+// TestOrderAndBatches: notes come back in order even when the spool answers
+// out of order, and what gathers behind slow writes becomes one batch.
+func TestOrderAndBatches(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowStore{takes: func(b int) time.Duration { return time.Duration(10-b%5) * time.Second }}
+		o := newOwner(s)
+		stop := o.run()
+		for i := range 100 {
+			o.do(i, i%7 != 3)
+			if i < 10 {
+				synctest.Wait()
+			}
+		}
+		stop()
+		if !slices.Equal(o.notes, upTo(100)) {
+			t.Errorf("notes %v", o.notes)
+		}
+		if !slices.IsSorted(s.applied) || len(s.applied) != 86 {
+			t.Errorf("applied %v", s.applied)
+		}
+		if n := len(s.sizes); n > 10 {
+			t.Errorf("%d batches for a burst: %v", n, s.sizes)
+		}
+	})
+}
+
+// TestNotBefore: a note waits for what was added before it.
+func TestNotBefore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOwner(&slowStore{takes: func(int) time.Duration { return time.Second }})
+		stop := o.run()
+		o.do(0, true)
+		o.do(1, false)
+		time.Sleep(999 * time.Millisecond)
+		synctest.Wait()
+		if len(o.notes) != 0 {
+			t.Error("heeded before it was durable")
+		}
+		time.Sleep(2 * time.Millisecond)
+		synctest.Wait()
+		if len(o.notes) != 2 {
+			t.Errorf("notes %v", o.notes)
+		}
+		stop()
+	})
+}
+
+func TestFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowStore{fail: spool.ErrFailed, takes: func(int) time.Duration { return time.Second }}
+		o := newOwner(s)
+		stop := o.run()
+		for i := range 10 {
+			o.do(i, true)
+			synctest.Wait()
+		}
+		time.Sleep(time.Minute)
+		s.fail = nil
+		o.do(10, true)
+		stop()
+		if !slices.Equal(o.notes, upTo(11)) {
+			t.Errorf("notes %v", o.notes)
+		}
+		for i, err := range o.errs {
+			if !errors.Is(err, spool.ErrFailed) {
+				t.Errorf("note %d: %v", i, err)
+			}
+		}
+		if slices.Contains(s.applied, 10) {
+			t.Error("written after the failure")
+		}
+	})
+}
+
+func TestFlush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &slowStore{takes: func(int) time.Duration { return time.Second }}
+		o := newOwner(s)
+		var wg sync.WaitGroup
+		for i := range 5 {
+			o.do(i, true)
+			wg.Go(func() { o.rec.Flush(t.Context()) })
+			synctest.Wait()
+		}
+		wg.Wait()
+		if !slices.Equal(o.notes, upTo(5)) || o.after == 0 {
+			t.Errorf("notes %v", o.notes)
+		}
+	})
+}
