@@ -31,7 +31,7 @@ type builder struct {
 }
 
 // collected are the fields whose value every message is asked for.
-var collected = message.Fields(message.MessageID, message.ResentMessageID)
+const collected message.FieldSet = 1<<message.MessageID | 1<<message.ResentMessageID
 
 // begin stages a place for the content and writes the Received field.
 func (b *builder) begin(size int64, trace *message.Trace, opt message.Options) error {

@@ -132,9 +132,9 @@ func (b *Bouncer) Notify(ctx context.Context, kind queue.Notice, m *mail.Message
 		r := &report{cfg: c, kind: kind, m: m, rcpts: told, now: now, to: m.Sender}
 		id, err := b.send(ctx, r)
 		if err != nil {
-			return fmt.Errorf("%s notice for %s: %w", words[kind].log, c.IDs.Format(m.ID), err)
+			return fmt.Errorf("%s notice for %s: %w", words(kind).log, c.IDs.Format(m.ID), err)
 		}
-		b.log(maillog.Info, m.ID, "sender "+words[kind].log+" notification: "+c.IDs.Format(id))
+		b.log(maillog.Info, m.ID, "sender "+words(kind).log+" notification: "+c.IDs.Format(id))
 	}
 	switch {
 	case kind == queue.NoticeFailure && c.CopyFailures:
@@ -166,10 +166,10 @@ func (b *Bouncer) notifyNull(ctx context.Context, c *Config, kind queue.Notice, 
 func (b *Bouncer) copy(ctx context.Context, r *report) {
 	id, err := b.send(ctx, r)
 	if err != nil {
-		b.log(maillog.Warning, r.m.ID, "postmaster "+words[r.kind].log+" notification failed: "+err.Error())
+		b.log(maillog.Warning, r.m.ID, "postmaster "+words(r.kind).log+" notification failed: "+err.Error())
 		return
 	}
-	b.log(maillog.Info, r.m.ID, "postmaster "+words[r.kind].log+" notification: "+r.cfg.IDs.Format(id))
+	b.log(maillog.Info, r.m.ID, "postmaster "+words(r.kind).log+" notification: "+r.cfg.IDs.Format(id))
 }
 
 // send composes a report and submits it.

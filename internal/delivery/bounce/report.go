@@ -13,11 +13,18 @@ import (
 	"posthouse/internal/spool"
 )
 
-// words are the wordings that differ between kinds of notice.
-var words = [...]struct{ log, subject, copySubject, original string }{
-	queue.NoticeFailure: {"non-delivery", "Undelivered Mail Returned to Sender", "Postmaster Copy: Undelivered Mail", "Undelivered Message"},
-	queue.NoticeDelay:   {"delay", "Delayed Mail (still being retried)", "Postmaster Warning: Delayed Mail", "Undelivered Message"},
-	queue.NoticeSuccess: {"delivery status", "Successful Mail Delivery Report", "", "Message"},
+// wording is what differs between kinds of notice.
+type wording struct{ log, subject, copySubject, original string }
+
+func words(kind queue.Notice) wording {
+	switch kind {
+	case queue.NoticeDelay:
+		return wording{"delay", "Delayed Mail (still being retried)", "Postmaster Warning: Delayed Mail", "Undelivered Message"}
+	case queue.NoticeSuccess:
+		return wording{"delivery status", "Successful Mail Delivery Report", "", "Message"}
+	default:
+		return wording{"non-delivery", "Undelivered Mail Returned to Sender", "Postmaster Copy: Undelivered Mail", "Undelivered Message"}
+	}
 }
 
 // report is one notice being composed.
@@ -75,9 +82,9 @@ func (r *report) date(t time.Time) string {
 }
 
 func (r *report) header() {
-	subject, submitted := words[r.kind].subject, "auto-replied" // RFC 3834 §5
+	subject, submitted := words(r.kind).subject, "auto-replied" // RFC 3834 §5
 	if r.postmaster {
-		subject, submitted = words[r.kind].copySubject, "auto-generated"
+		subject, submitted = words(r.kind).copySubject, "auto-generated"
 	}
 	r.lines(
 		"Date: "+r.date(r.now),
@@ -241,7 +248,7 @@ func (r *report) retryUntil() time.Time {
 
 // originalPart writes the head of the part that returns the original.
 func (r *report) originalPart(whole bool) {
-	description, kind := words[r.kind].original, "message/rfc822"
+	description, kind := words(r.kind).original, "message/rfc822"
 	switch {
 	case whole && r.m.SMTPUTF8:
 		kind = "message/global"

@@ -40,6 +40,9 @@ const (
 	maxValue = 100 << 10
 	// flushAt keeps a long header from gathering in memory.
 	flushAt = 32 << 10
+	// worthWriting is from where on a piece of the body is written by itself
+	// rather than copied behind what waits to be written.
+	worthWriting = 1 << 10
 )
 
 // Filter passes a message's content on to a writer and looks at its header on
@@ -249,7 +252,7 @@ func (f *Filter) bodyBytes(p []byte) {
 		return
 	}
 	f.midline = p[len(p)-1] != '\n'
-	if len(f.out)+len(p) <= flushAt || !clean(p) {
+	if len(p) < worthWriting || !clean(p) {
 		f.out = appendClean(f.out, p, false)
 		if len(f.out) >= flushAt {
 			f.flush()
