@@ -59,7 +59,7 @@ func (t *attempt) stopped() bool { return t.ctx.Err() != nil || t.d.Canceled() }
 
 // site tries the hosts of one next hop. last: there is no other.
 func (t *attempt) site(site string, last bool) {
-	if s := t.a.pool.takeSite(site); s != nil {
+	if s := t.usable(t.a.pool.takeSite(site)); s != nil {
 		t.converse(s, false)
 		if len(t.left) == 0 || t.stopped() {
 			return
@@ -101,11 +101,21 @@ func (t *attempt) site(site string, last bool) {
 // failed notes why a host did not do.
 func (t *attempt) failed(relay string, why mail.Status) { t.relay, t.why = relay, why }
 
+// usable gives back a kept conversation unless it was made with other settings,
+// which may have asked for less.
+func (t *attempt) usable(s *session) *session {
+	if s != nil && s.cfg != t.cfg {
+		s.conn.Quit()
+		return nil
+	}
+	return s
+}
+
 // session returns a conversation with a host, a kept one or a new one; nil
 // after noting why there is none.
 func (t *attempt) session(o *opener, c candidate, final bool) *session {
 	if t.cfg.TLS.Level < TLSVerify { // else whom it was verified for matters, not the address
-		if s := t.a.pool.takeAddr(c.key()); s != nil {
+		if s := t.usable(t.a.pool.takeAddr(c.key())); s != nil {
 			s.site, s.host = o.target.site, c
 			return s
 		}
@@ -159,7 +169,8 @@ func (t *attempt) converse(s *session, final bool) {
 		return
 	}
 	t.outcome(s, res, final)
-	if err != nil && len(t.left) > 0 && !t.stopped() {
+	if err != nil && len(t.left) > 0 && (!t.stopped() || sentAll(err)) {
+		final = final || t.stopped()
 		st := t.a.brokenStatus(s.host.name(), err, t.cfg.LMTP, s.conn.ESMTP())
 		t.failed(s.host.relay(), st)
 		t.settle(s, st, final, ofDestination(err))
@@ -171,6 +182,13 @@ func (t *attempt) converse(s *session, final bool) {
 func ofDestination(err error) bool {
 	var e *client.Error
 	return errors.As(err, &e) && (e.Kind == client.Lost || e.Kind == client.TimedOut || e.Kind == client.OutOfStep)
+}
+
+// sentAll tells whether a conversation broke when everything had been said, so
+// that the mail may have arrived.
+func sentAll(err error) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Step == client.StepDot
 }
 
 // stale tells whether a kept connection was found dead: nothing was answered,

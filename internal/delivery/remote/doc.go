@@ -17,7 +17,8 @@
 //   - Nothing is sent in the clear where TLS was demanded. Where it is only
 //     preferred, a failed handshake is followed by one try in the clear.
 //   - Commit is asked before the final dot. A canceled delivery gets status
-//     4.3.2 and no further host is tried.
+//     4.3.2 and no further host is tried. When the context ends after the dot,
+//     the host has a few seconds to answer it.
 //
 // # Where it differs from Postfix, on purpose
 //
@@ -28,6 +29,8 @@
 //   - A next hop that cannot be read (no such port, a missing bracket) defers
 //     with 4.3.5; Postfix's process dies and the mail is deferred too.
 //   - TLS connections are reused like others.
+//   - Where TLS is only preferred, the try in the clear comes at once; Postfix
+//     defers the mail first, and tries after minimal_backoff_time.
 //
 // # Connections
 //

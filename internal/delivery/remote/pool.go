@@ -17,6 +17,7 @@ type session struct {
 	conn   *client.Conn
 	host   candidate
 	site   string    // next hop it was made for
+	cfg    *Config   // the settings it was made with
 	opened time.Time // when it was connected
 
 	timer *time.Timer // while idle: ends it

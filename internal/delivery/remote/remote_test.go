@@ -219,6 +219,36 @@ func TestCanceled(t *testing.T) {
 	})
 }
 
+// The server ends while the final dot is unanswered: nobody is told a lie.
+func TestCanceledTooLate(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.serve("127.0.0.1:3000", manners{dot: []string{"HANG"}})
+		a := w.agent(nil)
+		defer a.Close()
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		a.Deliver(ctx, delivery("[127.0.0.1]:3000", "a@p.x"))
+		compare(t, w.log.take(), "smtp: ID: to=<a@p.x>, relay=127.0.0.1[127.0.0.1]:3000, dsn=4.4.2, status=deferred (conversation with 127.0.0.1[127.0.0.1] timed out while sending end of data -- message may be sent more than once)")
+	})
+}
+
+func TestNewSettingsNewConnections(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.serve("127.0.0.1:3000", manners{})
+		a := w.agent(nil)
+		defer a.Close()
+		for range 2 {
+			d := delivery("[127.0.0.1]:3000", "a@p.x")
+			d.Backlog = 1
+			a.Deliver(t.Context(), d)
+			a.store(*a.cfg.Load()) // as when a delivery ends just after Reconfigure
+		}
+		if n := w.said("EHLO"); n != 2 {
+			t.Errorf("%d connections", n)
+		}
+	})
+}
+
 func TestContentThatCannotBeRead(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.serve("127.0.0.1:3000", manners{})

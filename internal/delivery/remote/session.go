@@ -78,7 +78,7 @@ func (o *opener) open(ctx context.Context, c candidate, withTLS bool) (*session,
 	if t != nil {
 		return nil, t
 	}
-	s := &session{conn: conn, host: c, site: o.target.site, opened: o.a.env.Now()}
+	s := &session{conn: conn, host: c, site: o.target.site, cfg: o.cfg, opened: o.a.env.Now()}
 	if t := o.greet(ctx, s, withTLS); t != nil {
 		t.connected = true
 		conn.Quit()

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"posthouse/internal/smtp"
@@ -103,7 +104,11 @@ type Conn struct {
 	tls        *tls.ConnectionState
 	needReset  bool // the last transaction left the server in the middle of one
 	broken     bool // of no further use
-	uses       int  // transactions begun
+
+	// committed: the final dot is on its way, and the server's answer to it is
+	// worth waiting for even when the context ends.
+	committed atomic.Bool
+	uses      int // transactions begun
 }
 
 // batchBytes is how many bytes of commands may be unanswered. It must fit
@@ -162,8 +167,18 @@ func (c *Conn) begin(ctx context.Context, s Step) {
 		return
 	}
 	nc := c.nc
-	c.stop = context.AfterFunc(ctx, func() { _ = nc.SetDeadline(time.Unix(1, 0)) })
+	c.stop = context.AfterFunc(ctx, func() {
+		if c.committed.Load() {
+			_ = nc.SetReadDeadline(time.Now().Add(dotGrace))
+			return
+		}
+		_ = nc.SetDeadline(time.Unix(1, 0))
+	})
 }
+
+// dotGrace is how long the answer to the final dot is waited for once the
+// context has ended: without it the message would be sent twice.
+const dotGrace = 5 * time.Second
 
 func (c *Conn) finish() {
 	if !c.stop() {
@@ -171,11 +186,15 @@ func (c *Conn) finish() {
 	}
 	c.stop = nothingToStop
 	c.ctx = context.Background()
+	c.committed.Store(false)
 }
 
 // fail marks the connection as broken and describes err.
 func (c *Conn) fail(err error) *Error {
 	c.broken = true
+	if c.committed.Load() && c.step == StepDot {
+		return failure(context.Background(), c.step, err) // nobody knows whether it arrived
+	}
 	return failure(c.ctx, c.step, err)
 }
 
@@ -219,7 +238,10 @@ func (c *Conn) reply(within time.Duration) (*smtp.Reply, error) {
 		return nil, c.fail(err)
 	}
 	if err := c.ctx.Err(); err != nil { // see writer
-		return nil, c.fail(err)
+		if !c.committed.Load() {
+			return nil, c.fail(err)
+		}
+		_ = c.nc.SetReadDeadline(time.Now().Add(dotGrace))
 	}
 	r, err := smtp.ReadReply(c.in)
 	if errors.Is(err, smtp.ErrReply) {

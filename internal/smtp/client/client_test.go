@@ -439,13 +439,39 @@ func TestContextEndsEverything(t *testing.T) {
 				if err == nil {
 					err = c.Send(ctx, message("b@y.example"), make([]Result, 1))
 				}
-				wantError(t, err, s.step, Canceled)
-				if time.Since(begun) != time.Second || c.Reusable() {
+				kind, after := Canceled, time.Second
+				if s.step == StepDot {
+					kind, after = TimedOut, time.Second+dotGrace
+				}
+				wantError(t, err, s.step, kind)
+				if time.Since(begun) != after || c.Reusable() {
 					t.Error(time.Since(begun), c.Reusable())
 				}
 			})
 		})
 	}
+}
+
+// The answer to the final dot still counts when the context has ended.
+func TestAnswerAfterTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := memnet.Pipe()
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() {
+			_, _ = io.WriteString(far, "250 ok\r\n250 ok\r\n354 go\r\n")
+			time.Sleep(time.Second)
+			cancel()
+			time.Sleep(2 * time.Second)
+			_, _ = io.WriteString(far, "250 done\r\n")
+		}()
+		c := New(near, Options{})
+		c.ext.Pipelining = true
+		res := make([]Result, 1)
+		if err := c.Send(ctx, message("b@y.example"), res); err != nil || !res[0].Delivered() || c.Reusable() {
+			t.Error(err, told(res), c.Reusable())
+		}
+		c.Close()
+	})
 }
 
 func TestHostileReplies(t *testing.T) {

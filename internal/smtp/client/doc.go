@@ -22,7 +22,8 @@
 //     smtp.ReadReply allows, whatever the peer sends. What is no reply ends the
 //     conversation: after it nobody can tell which answer belongs to which
 //     command.
-//   - An ended context ends whatever is going on, at once.
+//   - An ended context ends whatever is going on, at once; but once the final
+//     dot is on its way the server gets dotGrace more to answer it.
 //
 // # What it assumes
 //

@@ -274,6 +274,10 @@ func (c *Conn) sendContent(tx *Transaction) error {
 	}
 	c.step = StepDot
 	err := dw.Close()
+	if ctxErr := c.ctx.Err(); ctxErr != nil { // the last moment at which nothing has happened
+		return c.fail(ctxErr)
+	}
+	c.committed.Store(true)
 	if err == nil {
 		err = w.Flush()
 	}
