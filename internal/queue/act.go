@@ -9,9 +9,14 @@ import (
 	"posthouse/internal/queue/row"
 )
 
-// actedPerLock bounds how many messages an action changes in one go; they
-// share one batch of the spool.
-const actedPerLock = 256
+const (
+	// actedPerLock bounds how many messages an action changes in one go; they
+	// share one batch of the spool.
+	actedPerLock = 256
+	// actedAhead is how many of these may be on their way to the spool, so
+	// that an action on a million messages does not wait for each sync.
+	actedAhead = 8
+)
 
 // waiter is an operator who waits for what happens to a message.
 type waiter struct {
@@ -31,7 +36,8 @@ type await struct {
 
 // Act applies a verb to the selected messages. What it reports is durable.
 // The error is about the action as a whole (the spool failed, or ctx ended);
-// the Report then holds what was done before it.
+// the Report then holds what was done before it, of
+// which the last few hundred may not be durable.
 func (q *Queue) Act(ctx context.Context, verb Verb, sel Selection, who Actor) (Report, error) {
 	a := &action{q: q, verb: verb, who: who, queues: allowed(verb, sel.Queues), wantNewID: !sel.All}
 	ids := sel.IDs
@@ -43,6 +49,7 @@ func (q *Queue) Act(ctx context.Context, verb Verb, sel Selection, who Actor) (R
 		q.sched.ReviveAll()
 		q.unlock()
 	}
+	var marks []<-chan error
 	for chunk := range slices.Chunk(ids, actedPerLock) {
 		if err := ctx.Err(); err != nil {
 			return a.report, err
@@ -51,7 +58,15 @@ func (q *Queue) Act(ctx context.Context, verb Verb, sel Selection, who Actor) (R
 			return a.report, err
 		}
 		a.chunk(chunk)
-		if err := q.settled(ctx); err != nil {
+		if marks = append(marks, q.mark(ctx)); len(marks) > actedAhead {
+			if err := settled(ctx, marks[0]); err != nil {
+				return a.report, err
+			}
+			marks = marks[1:]
+		}
+	}
+	for _, m := range marks {
+		if err := settled(ctx, m); err != nil {
 			return a.report, err
 		}
 	}
@@ -160,7 +175,7 @@ func (a *action) wait(ctx context.Context) error {
 	if len(a.awaited) == 0 {
 		return nil
 	}
-	return a.q.settled(ctx)
+	return settled(ctx, a.q.mark(ctx))
 }
 
 // describe is the actor in the words of State.HoldReason and DeletedBy.

@@ -87,8 +87,9 @@ func deferredQueue(tb testing.TB, n int, store spool.Store) *Queue {
 		m.RcptState[0] = mail.RecipientState{
 			Attempts: 3, LastAttempt: now, NextAttempt: now.Add(time.Hour + time.Duration(i)*time.Microsecond), Last: mail.NewStatus("4.4.1", "%s", reason),
 		}
+		at := q.ask(m)
 		q.mu.Lock()
-		q.admit(m, false)
+		q.admit(m, at, false)
 		q.unlock()
 	}
 	return q

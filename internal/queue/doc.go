@@ -41,18 +41,14 @@
 // state and is sent events, would cost two context switches for every result
 // and every question; the critical sections are a few microseconds, no I/O
 // happens in them, and logging, spool writes and deliveries are handed out of
-// them in order: log lines through logq, spool changes through the outbox,
+// them in order: log lines through the journal, spool changes through the outbox,
 // deliveries through starts. There is a goroutine for each running delivery,
 // and there are two for the queue: the clock (Run) and the recorder.
 //
-// # The recorder
-//
-// State changes in memory first, and the change is appended to the outbox
-// under the same lock, so that the spool sees changes in the order in which
-// they were made. The recorder turns everything that has gathered into one
-// batch. What depends on durability (scheduling the next attempt, a notice,
-// "removed", an operator's answer) is a note that travels with the batch and
-// is acted upon when the batch is durable, in order.
+// State changes in memory first. Package record takes the change to the spool
+// in order and in batches; what depends on durability (the next attempt, a
+// notice, "removed", an operator's answer) is a note that comes back when the
+// change is durable.
 //
 // # What it assumes
 //

@@ -56,7 +56,7 @@ func (q *Queue) heed(notes []note, err error) {
 		case n.kind == noteGone:
 			r := q.rows.At(n.row)
 			if !r.Is(row.Silent) {
-				q.log("qmgr", maillog.Info, &maillog.Queued{ID: r.ID, What: "removed", Text: "removed"})
+				q.journal.Add("qmgr", maillog.Info, &maillog.Queued{ID: r.ID, What: "removed", Text: "removed"})
 			}
 			q.forget(n.row, r, now)
 		}
@@ -76,13 +76,13 @@ func (q *Queue) fail(err error) {
 		return
 	}
 	q.failed = fmt.Errorf("recording queue changes: %w", err)
-	q.log("qmgr", maillog.Fatal, maillog.Text(q.failed.Error()))
+	q.journal.Add("qmgr", maillog.Fatal, maillog.Text(q.failed.Error()))
 	q.dismissWaiters(q.failed)
 }
 
-// settled returns when everything decided so far is durable. Without a Run it
-// sees to that by itself.
-func (q *Queue) settled(ctx context.Context) error {
+// mark returns a channel that answers when everything decided so far is
+// durable. Without a Run it sees to that by itself.
+func (q *Queue) mark(ctx context.Context) <-chan error {
 	wait := make(chan error, 1)
 	q.mu.Lock()
 	q.out.When(note{kind: noteWait, wait: wait})
@@ -91,8 +91,13 @@ func (q *Queue) settled(ctx context.Context) error {
 	if !online {
 		q.out.Flush(ctx)
 	}
+	return wait
+}
+
+// settled waits for a mark.
+func settled(ctx context.Context, mark <-chan error) error {
 	select {
-	case err := <-wait:
+	case err := <-mark:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()

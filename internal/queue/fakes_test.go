@@ -36,6 +36,8 @@ type memStore struct {
 	last    mail.QueueID
 	batches int
 	log     []spool.Op
+	badRow  bool // Message fails its checksum
+	badText bool // Content does
 }
 
 type asyncBatch struct {
@@ -137,6 +139,9 @@ func (s *memStore) Message(id mail.QueueID) (*mail.Message, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if m := s.rows[id]; m != nil {
+		if s.badRow {
+			return nil, spool.ErrCorrupt
+		}
 		return clone(m), nil
 	}
 	return nil, spool.ErrNotFound
@@ -160,6 +165,12 @@ func (s *memStore) fail(err error) {
 	s.mu.Unlock()
 }
 
+func (s *memStore) corrupt(row, text bool) {
+	s.mu.Lock()
+	s.badRow, s.badText = row, text
+	s.mu.Unlock()
+}
+
 func (s *memStore) len() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -169,6 +180,11 @@ func (s *memStore) len() int {
 func (s *memStore) Content(id mail.QueueID) (spool.Content, error) {
 	if _, err := s.Message(id); err != nil {
 		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.badText {
+		return nil, spool.ErrCorrupt
 	}
 	return memContent{bytes.NewReader([]byte("Subject: x\r\n\r\nx\r\n"))}, nil
 }

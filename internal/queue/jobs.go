@@ -70,7 +70,7 @@ func (q *Queue) notify(s *start, env *mail.Envelope, err error) {
 	if err != nil {
 		again = q.cfg.MinBackoff
 		if s.ctx.Err() == nil {
-			q.log("qmgr", maillog.Warning, &maillog.Queued{
+			q.journal.Add("qmgr", maillog.Warning, &maillog.Queued{
 				ID: s.id, What: "notice-failed", Text: fmt.Sprintf("sender notification not made, will try again: %v", err),
 			})
 		}
@@ -92,7 +92,7 @@ func (q *Queue) resubmit(s *start, env *mail.Envelope, err error) {
 	if err != nil {
 		again, id = resubmitAgain, 0
 		if s.ctx.Err() == nil {
-			q.log("qmgr", maillog.Warning, &maillog.Queued{
+			q.journal.Add("qmgr", maillog.Warning, &maillog.Queued{
 				ID: s.id, What: "requeue-failed", Text: fmt.Sprintf("not requeued, will try again: %v", err),
 			})
 		}

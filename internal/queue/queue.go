@@ -61,23 +61,15 @@ type Queue struct {
 	envelopes int           // rows that have theirs in memory
 	failed    error
 
-	out      *record.Recorder[note]
-	starts   []*start
-	logq     []logLine
-	logSpare []logLine
-	waiters  map[uint32][]*waiter // by row
-	logMu    sync.Mutex           // held while log lines are written, so that they keep their order
+	out     *record.Recorder[note]
+	starts  []*start
+	journal *record.Journal
+	waiters map[uint32][]*waiter // by row
 }
 
 type tally struct {
 	messages int
 	bytes    int64
-}
-
-type logLine struct {
-	service string
-	sev     maillog.Severity
-	ev      maillog.Event
 }
 
 // New returns an empty queue. Recover fills it, Run makes it deliver.
@@ -94,6 +86,7 @@ func New(cfg Config, deps Deps) *Queue {
 	}
 	q.sched = schedule.New(q.cfg.limits)
 	q.out = record.New(&q.mu, deps.Store, q.heed, q.heeded)
+	q.journal = record.NewJournal(&q.mu, deps.Log)
 	return q
 }
 
@@ -122,8 +115,9 @@ func (q *Queue) Err() error {
 // else. Nothing is delivered before Run.
 func (q *Queue) Recover(ctx context.Context) (spool.Recovered, error) {
 	rec, err := q.deps.Store.Recover(ctx, func(m *mail.Message) error {
+		at := q.ask(m)
 		q.mu.Lock()
-		q.admit(m, false)
+		q.admit(m, at, false)
 		q.unlock()
 		return ctx.Err()
 	})
@@ -136,9 +130,10 @@ func (q *Queue) Recover(ctx context.Context) (spool.Recovered, error) {
 // Enqueue takes over a message that has just been committed. m must not be
 // changed afterwards.
 func (q *Queue) Enqueue(m *mail.Message) {
+	at := q.ask(m)
 	q.mu.Lock()
 	now := q.deps.Now()
-	ri, r := q.admit(m, true)
+	ri, r := q.admit(m, at, true)
 	if q.open {
 		q.bringUp(ri, r, now)
 		q.pump(now)
@@ -146,8 +141,34 @@ func (q *Queue) Enqueue(m *mail.Message) {
 	q.unlock()
 }
 
+// placement is where the router sends a recipient, and the router's generation.
+type placement struct {
+	dest mail.Destination
+	gen  uint32
+}
+
+// ask routes the pending recipients of a message, without the lock. One that
+// cannot be placed waits for a slot like any other: its "attempt" will be to
+// ask again, and to record the answer.
+func (q *Queue) ask(m *mail.Message) []placement {
+	q.mu.Lock()
+	router, gen := q.router, q.gen
+	q.mu.Unlock()
+	at := make([]placement, len(m.Recipients))
+	for i := range at {
+		at[i].dest = unrouted
+		if router == nil || i < len(m.RcptState) && m.RcptState[i].Phase.Final() {
+			continue
+		}
+		if dest, status := router.Route(m.Recipients[i].Address, &m.Envelope); status == nil {
+			at[i] = placement{dest, gen}
+		}
+	}
+	return at
+}
+
 // admit gives a message a row and its groups. It does not schedule.
-func (q *Queue) admit(m *mail.Message, fresh bool) (uint32, *row.Row) {
+func (q *Queue) admit(m *mail.Message, at []placement, fresh bool) (uint32, *row.Row) {
 	ri, r := q.rows.Alloc()
 	*r = row.New(m, fresh)
 	if fresh && q.envelopes < q.cfg.ActiveLimit {
@@ -155,22 +176,21 @@ func (q *Queue) admit(m *mail.Message, fresh bool) (uint32, *row.Row) {
 		q.envelopes++
 	}
 	q.byID[r.ID] = ri
-	q.route(ri, r, &m.Envelope)
+	q.assemble(ri, r, at)
 	if r.Is(row.Corrupt) {
-		q.log("qmgr", maillog.Warning, &setAside{ID: r.ID, From: mail.Incoming})
+		q.journal.Add("qmgr", maillog.Warning, &setAside{ID: r.ID, From: mail.Incoming})
 	}
 	r.Place = row.Nowhere
 	q.replace(r)
 	return ri, r
 }
 
-// route puts the pending recipients of a new row into groups: by destination
-// and, for a recovered message, by next attempt.
-func (q *Queue) route(ri uint32, r *row.Row, env *mail.Envelope) {
-	if len(env.Recipients) == 1 {
+// assemble puts the pending recipients of a new row into groups: by
+// destination and, for a recovered message, by next attempt.
+func (q *Queue) assemble(ri uint32, r *row.Row, at []placement) {
+	if len(at) == 1 {
 		if r.Rcpts[0].Phase == mail.Pending {
-			dest, gen := q.ask(r.Rcpts[0].Addr, env)
-			q.link(q.newGroup(ri, r, dest, gen), r, 0)
+			q.link(q.newGroup(ri, r, at[0].dest, at[0].gen), r, 0)
 		}
 		return
 	}
@@ -179,32 +199,24 @@ func (q *Queue) route(ri uint32, r *row.Row, env *mail.Envelope) {
 		next int64
 	}
 	open := make(map[line]uint32)
-	for i := range r.Rcpts {
+	for i := range at {
 		if r.Rcpts[i].Phase != mail.Pending {
 			continue
 		}
-		dest, gen := q.ask(r.Rcpts[i].Addr, env)
-		k := line{dest, r.Rcpts[i].NextAttempt}
+		k := line{at[i].dest, r.Rcpts[i].NextAttempt}
 		g := open[k]
-		if limit := q.cfg.transport(dest.Transport).Recipients; g == 0 || limit > 0 && int(q.groups.At(g).count) >= limit {
-			g = q.newGroup(ri, r, dest, gen)
+		if g == 0 || q.full(g, k.dest) {
+			g = q.newGroup(ri, r, at[i].dest, at[i].gen)
 			open[k] = g
 		}
 		q.link(g, r, i)
 	}
 }
 
-// ask is the router's answer as a destination and the generation to note. A
-// recipient that cannot be placed waits for a slot like any other: its
-// "attempt" will be to ask again, and to record the answer.
-func (q *Queue) ask(rcpt mail.Address, env *mail.Envelope) (mail.Destination, uint32) {
-	if q.router == nil {
-		return unrouted, 0
-	}
-	if dest, status := q.router.Route(rcpt, env); status == nil {
-		return dest, q.gen
-	}
-	return unrouted, 0
+// full tells whether a group has as many recipients as its transport takes.
+func (q *Queue) full(g uint32, dest mail.Destination) bool {
+	limit := q.cfg.transport(dest.Transport).Recipients
+	return limit > 0 && int(q.groups.At(g).count) >= limit
 }
 
 func (q *Queue) newGroup(ri uint32, r *row.Row, dest mail.Destination, gen uint32) uint32 {
@@ -286,43 +298,22 @@ func (q *Queue) deflate(r *row.Row) {
 	r.Own() // only the envelope still needed the larger ones
 }
 
-// log keeps an event until the lock is released.
-func (q *Queue) log(service string, sev maillog.Severity, ev maillog.Event) {
-	q.logq = append(q.logq, logLine{service, sev, ev})
-}
-
 // unlock releases the lock and does what was decided under it: log lines
 // first, in the order in which they were decided, then deliveries. A delivery
 // therefore never logs before the line that says its message is active.
 func (q *Queue) unlock() {
 	q.setClock()
-	if len(q.logq) == 0 && len(q.starts) == 0 {
+	if q.journal.Empty() && len(q.starts) == 0 {
 		q.mu.Unlock()
 		return
 	}
 	starts := q.starts
 	q.starts = nil
 	q.mu.Unlock()
-	q.writeLog()
+	q.journal.Write()
 	for i := range starts {
 		go q.work(starts[i])
 	}
-}
-
-func (q *Queue) writeLog() {
-	q.logMu.Lock()
-	defer q.logMu.Unlock()
-	q.mu.Lock()
-	lines := q.logq
-	q.logq, q.logSpare = q.logSpare[:0], nil
-	q.mu.Unlock()
-	for _, l := range lines {
-		q.deps.Log.Log(l.service, l.sev, l.ev)
-	}
-	clear(lines)
-	q.mu.Lock()
-	q.logSpare = lines[:0]
-	q.mu.Unlock()
 }
 
 // setClock wakes the clock when something is to happen earlier than it knows.

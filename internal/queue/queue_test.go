@@ -486,3 +486,40 @@ func TestRecover(t *testing.T) {
 		_ = r.end()
 	})
 }
+
+// TestCorrupt: what the spool cannot give back is set aside, not retried for
+// ever and not dropped.
+func TestCorrupt(t *testing.T) {
+	for _, part := range []string{"row", "content"} {
+		t.Run(part, func(t *testing.T) {
+			inBubble(t, func(t *testing.T, r *rig) {
+				attempts := 0
+				r.agent = agentFunc(func(_ context.Context, d *Delivery) []Result {
+					attempts++
+					if c, err := d.Open(); err == nil {
+						_ = c.Close()
+					}
+					return []Result{later("")}
+				})
+				r.start()
+				id := r.send("a@x", "b@y")
+				sleep(time.Second)
+				r.store.corrupt(part == "row", part == "content")
+				sleep(time.Hour)
+				r.wantWhere(id, mail.Corrupt)
+				if want := map[string]int{"row": 1, "content": 2}[part]; attempts != want {
+					t.Errorf("%d attempts, want %d", attempts, want)
+				}
+				want := fmt.Sprintf("qmgr: warning: saving corrupt file %q from queue \"active\" to queue \"corrupt\"", id.Short())
+				if w := r.log.matching("corrupt"); len(w) != 1 || w[0] != want {
+					t.Errorf("log %q", w)
+				}
+				r.store.corrupt(false, false)
+				if m, _ := r.store.Message(id); m == nil || m.State.Corrupt == "" {
+					t.Error("not recorded as corrupt, or gone")
+				}
+				_ = r.end()
+			})
+		})
+	}
+}

@@ -314,7 +314,7 @@ func (q *Queue) instead(s *start, idx []int, status mail.Status) []Result {
 
 // logDelivery records a delivery that no agent made.
 func (q *Queue) logDelivery(id mail.QueueID, x *row.Rcpt, arrival, due int64, word string, status mail.Status, now time.Time) {
-	q.log("error", maillog.Info, &maillog.Delivery{
+	q.journal.Add("error", maillog.Info, &maillog.Delivery{
 		ID: id, To: x.Addr, OrigTo: x.Orig, Relay: "none", Delay: now.Sub(row.Time(arrival)),
 		Delays: maillog.Delays{BeforeQueue: time.Duration(due - arrival), InQueue: now.Sub(row.Time(due))},
 		DSN:    status.Code, Status: word, Text: status.Text,

@@ -75,7 +75,7 @@ func (q *Queue) becomeDue(grp *group, r *row.Row) {
 	r.Live++
 	if grp.kind == forDelivery && !r.Is(row.Activated) {
 		r.Flags |= row.Activated
-		q.log("qmgr", maillog.Info, &maillog.Queued{
+		q.journal.Add("qmgr", maillog.Info, &maillog.Queued{
 			ID: r.ID, What: "active",
 			Text: fmt.Sprintf("from=<%s>, size=%d, nrcpt=%d (queue active)", r.Sender.Value(), r.Size, len(r.Rcpts)),
 		})
@@ -286,7 +286,7 @@ func (q *Queue) endRound(ri uint32, r *row.Row, now time.Time) {
 		if r.Is(row.ForceExpire) {
 			word = "force-expired"
 		}
-		q.log("qmgr", maillog.Info, &maillog.Queued{
+		q.journal.Add("qmgr", maillog.Info, &maillog.Queued{
 			ID: r.ID, What: word, Text: fmt.Sprintf("from=<%s>, status=%s, returned to sender", r.Sender.Value(), word),
 		})
 	}
@@ -402,7 +402,7 @@ func (q *Queue) corrupted(ri uint32, r *row.Row, why string, now time.Time) {
 	if r.Is(row.Corrupt | row.Removing) {
 		return
 	}
-	q.log("qmgr", maillog.Warning, &setAside{ID: r.ID, From: r.Place.Name()})
+	q.journal.Add("qmgr", maillog.Warning, &setAside{ID: r.ID, From: r.Place.Name()})
 	r.More().Corrupt = why
 	r.Flags |= row.Corrupt
 	q.recordState(r)
@@ -565,7 +565,7 @@ func (q *Queue) moved(g uint32, to map[mail.Destination][]int) {
 	for dest, idx := range to {
 		var n uint32
 		for _, i := range idx {
-			if limit := q.cfg.transport(dest.Transport).Recipients; n == 0 || limit > 0 && int(q.groups.At(n).count) >= limit {
+			if n == 0 || q.full(n, dest) {
 				n = q.newGroup(ri, r, dest, q.gen)
 			}
 			q.link(n, r, i)

@@ -11,6 +11,9 @@
 // batch. After the first error nothing more is written, and every note comes
 // back with that error: memory and disk no longer agree.
 //
+// A Journal does the like for log lines: they are decided under the lock and
+// written outside of it, in order.
+//
 // It assumes that Add, When, Open, Drain and Running are called with the
 // owner's lock held, and Run and Flush without.
 package record

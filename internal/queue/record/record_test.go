@@ -12,6 +12,7 @@ import (
 	"go.uber.org/goleak"
 
 	"posthouse/internal/mail"
+	"posthouse/internal/postfix/maillog"
 	"posthouse/internal/spool"
 )
 
@@ -85,6 +86,12 @@ func (o *owner) run() (stop func()) {
 	}
 }
 
+func (o *owner) seen() []int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return slices.Clone(o.notes)
+}
+
 func upTo(n int) (all []int) {
 	for i := range n {
 		all = append(all, i)
@@ -127,13 +134,13 @@ func TestNotBefore(t *testing.T) {
 		o.do(1, false)
 		time.Sleep(999 * time.Millisecond)
 		synctest.Wait()
-		if len(o.notes) != 0 {
+		if len(o.seen()) != 0 {
 			t.Error("heeded before it was durable")
 		}
 		time.Sleep(2 * time.Millisecond)
 		synctest.Wait()
-		if len(o.notes) != 2 {
-			t.Errorf("notes %v", o.notes)
+		if n := o.seen(); len(n) != 2 {
+			t.Errorf("notes %v", n)
 		}
 		stop()
 	})
@@ -149,7 +156,9 @@ func TestFailure(t *testing.T) {
 			synctest.Wait()
 		}
 		time.Sleep(time.Minute)
+		s.mu.Lock()
 		s.fail = nil
+		s.mu.Unlock()
 		o.do(10, true)
 		stop()
 		if !slices.Equal(o.notes, upTo(11)) {
@@ -181,4 +190,34 @@ func TestFlush(t *testing.T) {
 			t.Errorf("notes %v", o.notes)
 		}
 	})
+}
+
+type keeper struct{ got []int }
+
+func (k *keeper) Log(_ string, sev maillog.Severity, _ maillog.Event) {
+	k.got = append(k.got, int(sev))
+}
+
+// TestJournalOrder: lines come out in the order of Add, whoever writes them.
+func TestJournalOrder(t *testing.T) {
+	var mu sync.Mutex
+	k := &keeper{}
+	j := NewJournal(&mu, k)
+	var wg sync.WaitGroup
+	n := 0
+	for range 8 {
+		wg.Go(func() {
+			for range 30 {
+				mu.Lock()
+				j.Add("qmgr", maillog.Severity(n), maillog.Text("x"))
+				n++
+				mu.Unlock()
+				j.Write()
+			}
+		})
+	}
+	wg.Wait()
+	if !slices.Equal(k.got, upTo(240)) || !j.Empty() {
+		t.Errorf("written %v", k.got)
+	}
 }
