@@ -147,7 +147,7 @@ func TestHintsNameOnlyWhatExists(t *testing.T) {
 	for _, d := range stars() {
 		known[d.domain] = true
 	}
-	text := Hints("/dir", Options{Listen: "127.0.0.1:2525", HTTP: "127.0.0.1:8025", Command: "posthouse", Destinations: 300})
+	text := Hints("/dir", Options{Listen: "127.0.0.1:2525", Command: "posthouse", Destinations: 300})
 	for _, name := range regexp.MustCompile(`[a-z]+\.example`).FindAllString(text, -1) {
 		if !known[name] {
 			t.Errorf("%s does not exist", name)

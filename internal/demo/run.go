@@ -22,7 +22,6 @@ type Options struct {
 	Command      string        // how the reader calls posthouse, for the hints; "" means "posthouse"
 	Parent       string        // where the temporary directory is made; "" means the system's place
 	Listen       string        // SMTP address of the relay; "" means 127.0.0.1:2525, or a free port if that is taken
-	HTTP         string        // address of the console; "" means 127.0.0.1:8025, or a free port if that is taken
 	Destinations int           // 0 means 300
 	Rate         float64       // messages per second; 0 means 20
 	Quiet        bool          // no running report
@@ -64,9 +63,6 @@ func (o *Options) defaults() {
 	if o.Listen == "" {
 		o.Listen = freeOr("127.0.0.1:2525")
 	}
-	if o.HTTP == "" {
-		o.HTTP = freeOr("127.0.0.1:8025")
-	}
 	if o.Destinations == 0 {
 		o.Destinations = 300
 	}
@@ -97,7 +93,7 @@ func (w *World) configure(dir string, opt Options) error {
 			return err
 		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, "main.cf"), []byte(w.MainCF(dir, opt.HTTP)), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "main.cf"), []byte(w.MainCF(dir)), 0o644); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(dir, "master.cf"), []byte(w.MasterCF(opt.Listen)), 0o644)
@@ -137,25 +133,24 @@ func (w *World) show(ctx context.Context, opt Options, stdout io.Writer) error {
 // Hints is the page that is printed at the start.
 func Hints(dir string, opt Options) string {
 	return fmt.Sprintf(`
-Posthouse is relaying mail between pretend senders and %[4]d pretend domains,
+Posthouse is relaying mail between pretend senders and %[3]d pretend domains,
 all on loopback addresses of this machine. Nothing leaves it.
 
   relay        %[2]s
-  console      http://%[3]s/
   everything   %[1]s   (removed when you press Ctrl-C)
 
 Try in another terminal:
 
   export MAIL_CONFIG=%[1]s
-  %[5]s mailq | tail                      what is waiting, as Postfix shows it
-  %[5]s postqueue -j | head -3            the same, one JSON object a line
-  %[5]s postcat -q ID                     one message, with its envelope
-  %[5]s postsuper -h ID                   hold it;  -H releases,  -d deletes
-  %[5]s postqueue -f                      retry everything now
-  %[5]s postqueue -i ID                   retry one message now
-  %[5]s status                            how the relay is
+  %[4]s mailq | tail                      what is waiting, as Postfix shows it
+  %[4]s postqueue -j | head -3            the same, one JSON object a line
+  %[4]s postcat -q ID                     one message, with its envelope
+  %[4]s postsuper -h ID                   hold it;  -H releases,  -d deletes
+  %[4]s postqueue -f                      retry everything now
+  %[4]s postqueue -i ID                   retry one message now
+  %[4]s status                            how the relay is
   tail -f %[1]s/maillog                   the log your tools already read
-  %[5]s source -c -d -s 8 -m 5000 -t 'you%%d@postbox.example' %[2]s   more load
+  %[4]s source -c -d -s 8 -m 5000 -t 'you%%d@postbox.example' %[2]s   more load
 
 Who is out there:
 
@@ -170,5 +165,5 @@ Who is out there:
   brokendns.example backup.example        SERVFAIL; only the second MX host is up
   ... and small ones of all kinds. winner@office.example looks compromised.
 
-`, dir, opt.Listen, opt.HTTP, opt.Destinations, opt.Command)
+`, dir, opt.Listen, opt.Destinations, opt.Command)
 }

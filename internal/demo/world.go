@@ -111,9 +111,8 @@ func (w *World) Arrived() sink.Counts { return w.sinks.Counters() }
 func (w *World) ByDomain() map[string]sink.Counts { return w.sinks.ByPersonality() }
 
 // MainCF is the main.cf of a relay in this world, with its files below dir.
-// http is the address of its console, "" for the built-in default.
-func (w *World) MainCF(dir, http string) string {
-	text := fmt.Sprintf(`# A relay in a pretend internet. Times are short so that there is something to see.
+func (w *World) MainCF(dir string) string {
+	return fmt.Sprintf(`# A relay in a pretend internet. Times are short so that there is something to see.
 compatibility_level = 3.6
 queue_directory = %[1]s/queue
 data_directory = %[1]s/data
@@ -146,10 +145,6 @@ smtp_rcpt_timeout = 30s
 smtp_data_init_timeout = 30s
 smtp_data_done_timeout = 30s
 `, dir, w.dns.Addr(), w.port)
-	if http != "" {
-		text += "http_listen = " + http + "\n"
-	}
-	return text
 }
 
 // MasterCF is its master.cf, listening on address ("127.0.0.1:2525").

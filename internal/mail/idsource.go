@@ -35,3 +35,13 @@ func (s *IDSource) Next() QueueID {
 		}
 	}
 }
+
+// Raise makes all further IDs larger than floor.
+func (s *IDSource) Raise(floor QueueID) {
+	for {
+		last := s.last.Load()
+		if last >= uint64(floor) || s.last.CompareAndSwap(last, uint64(floor)) {
+			return
+		}
+	}
+}
