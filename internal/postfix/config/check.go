@@ -2,8 +2,10 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"sort"
 	"strings"
+	"sync"
 
 	"posthouse/internal/postfix/match"
 )
@@ -160,7 +162,7 @@ type Usage struct {
 // Usage looks through all values for references to parameters.
 func (c *Config) Usage() Usage {
 	u := Usage{unknown: map[string]bool{}, unknownOverride: map[string]bool{}}
-	used := c.builtinReferences()
+	used := maps.Clone(legacyNames())
 	mainFile, masterFile := c.dir+"/main.cf", c.dir+"/master.cf"
 	names := c.SetNames()
 	for _, s := range c.services {
@@ -253,17 +255,9 @@ func (u *Usage) references(c *Config, name, value string) []string {
 	return refs
 }
 
-// builtinReferences are names that only defaults refer to: settings of old
-// releases that still count.
-func (c *Config) builtinReferences() map[string]bool {
-	refs := map[string]bool{}
-	for name := range legacyNames() {
-		refs[name] = true
-	}
-	return refs
-}
-
-func legacyNames() map[string]bool {
+// legacyNames are names that only defaults refer to: settings of old releases
+// that still count. They are found once; nothing changes them afterwards.
+var legacyNames = sync.OnceValue(func() map[string]bool {
 	names := map[string]bool{}
 	table := paramTable()
 	e := expander{scan: true, value: func(ref string) string {
@@ -278,7 +272,7 @@ func legacyNames() map[string]bool {
 		}
 	}
 	return names
-}
+})
 
 // databaseName tells whether name belongs to a table "ldap:prefix" and the
 // like that some value mentions: prefix_server_host.

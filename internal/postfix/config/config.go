@@ -3,8 +3,10 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -25,8 +27,8 @@ type Config struct {
 	hasMaster bool
 	service   map[string]Param  // names that master.cf's services bring
 	over      map[string]string // above main.cf: a service's -o, a command's -o
-	where     setting           // of a view: the service's file and line
 	name      string            // service_name of a view
+	fixed     map[string]string // while a default is computed: what it counts as itself
 }
 
 // Read takes apart main.cf and master.cf in dir without checking values. The
@@ -127,7 +129,6 @@ func (s *Service) View(cfg *Config) *Config {
 	}
 	v := cfg.With(settings)
 	v.name = s.Name
-	v.where = setting{file: s.File, line: s.Line}
 	return v
 }
 
@@ -176,7 +177,7 @@ func (c *Config) explicit(name string) (string, bool) {
 // of With that it does not.
 func (c *Config) SetNames() []string {
 	names := append([]string(nil), c.order...)
-	for n := range c.over {
+	for _, n := range slices.Sorted(maps.Keys(c.over)) {
 		if _, ok := c.main[n]; !ok {
 			names = append(names, n)
 		}
@@ -187,6 +188,9 @@ func (c *Config) SetNames() []string {
 // Raw returns a parameter's value without expanding $name in it: what was
 // set, else the default. It is "" for a name that is not known.
 func (c *Config) Raw(name string) string {
+	if v, ok := c.fixed[name]; ok {
+		return v
+	}
 	if v, ok := c.explicit(name); ok {
 		return v
 	}

@@ -6,8 +6,12 @@ import (
 	"strings"
 )
 
-// maxNesting bounds values that refer to values.
-const maxNesting = 100
+// maxNesting bounds values that refer to values; maxReferences bounds how
+// often, since each level can double the length.
+const (
+	maxNesting    = 100
+	maxReferences = 10000
+)
 
 // expander replaces $name, ${name?text} and so on. Its errors are in the words
 // that Postfix logs.
@@ -17,6 +21,8 @@ type expander struct {
 	value func(name string) string
 	// scan visits both branches of every condition, for finding references.
 	scan bool
+
+	references int // evaluated so far
 }
 
 // expand returns text with all references replaced.
@@ -102,7 +108,7 @@ func nameLength(s string) int {
 // reference evaluates "name", "name?text", "name:text" and the same after a
 // comparison "{a} == {b}".
 func (e *expander) reference(ref string, depth int) (string, error) {
-	if depth > maxNesting {
+	if e.references++; depth > maxNesting || e.references > maxReferences {
 		return "", fmt.Errorf("unreasonable macro call nesting: %q", ref)
 	}
 	var value, rest string
@@ -115,11 +121,8 @@ func (e *expander) reference(ref string, depth int) (string, error) {
 		n := nameLength(ref)
 		name := ref[:n]
 		rest = strings.TrimLeft(ref[n:], white)
-		switch {
-		case rest != "" && rest[0] != '?' && rest[0] != ':':
+		if rest != "" && rest[0] != '?' && rest[0] != ':' {
 			return "", syntaxError("attribute name syntax error", ref, rest)
-		case name == "":
-			return "", fmt.Errorf("empty macro name: %q", ref)
 		}
 		if value = e.value(name); rest == "" {
 			return e.nested(value, name, depth)
@@ -198,7 +201,7 @@ func cutBranch(ref, s string) (text, rest string, err error) {
 }
 
 func syntaxError(what, ref, rest string) error {
-	done := ref[:len(ref)-len(rest)]
+	done := strings.TrimRight(ref[:len(ref)-len(rest)], white)
 	if len(done) > 2 {
 		done = done[len(done)-2:]
 	}

@@ -67,6 +67,18 @@ func systemResolve(name string) ([]netip.Addr, error) {
 	return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 }
 
+// fix returns a Config in which name has a given value. A default that is
+// computed from other parameters is computed in such a one, so that values
+// which refer to it ("myhostname = mail.$mydomain") come to an end.
+func (c *Config) fix(name, value string) *Config {
+	v := *c
+	v.fixed = map[string]string{name: value}
+	for n, s := range c.fixed {
+		v.fixed[n] = s
+	}
+	return &v
+}
+
 // defaultHostname is the system's name; one without a dot gets mydomain, as
 // far as main.cf sets that, or "localdomain".
 func (c *Config) defaultHostname() string {
@@ -75,7 +87,7 @@ func (c *Config) defaultHostname() string {
 		return name
 	}
 	if domain, set := c.explicit("mydomain"); set {
-		if d, err := c.Expand(domain); err == nil && !strings.Contains(domain, "myhostname") {
+		if d, err := c.fix("myhostname", name).Expand(domain); err == nil && !strings.Contains(domain, "myhostname") {
 			return name + "." + d
 		}
 	}
@@ -83,14 +95,11 @@ func (c *Config) defaultHostname() string {
 }
 
 func (c *Config) defaultDomain() string {
-	name := c.defaultHostname()
-	if raw, set := c.explicit("myhostname"); set {
-		// "myhostname = mail.$mydomain" without mydomain refers to itself;
-		// the system's name decides then.
-		if v, err := c.Expand(raw); err == nil {
-			name = v
-		}
+	domain := "localdomain"
+	if _, d, ok := strings.Cut(c.host.Hostname, "."); ok && d != "" {
+		domain = d
 	}
+	name := c.fix("mydomain", domain).String("myhostname")
 	if _, domain, ok := strings.Cut(name, "."); ok && domain != "" {
 		return domain
 	}
@@ -179,6 +188,7 @@ func (c *Config) withNetwork(a netip.Addr) netip.Prefix {
 // defaultNetworks computes mynetworks from mynetworks_style and the host's
 // addresses.
 func (c *Config) defaultNetworks() string {
+	c = c.fix("mynetworks", "")
 	own, err := c.ownAddresses()
 	if err != nil {
 		return "127.0.0.1/32"

@@ -41,7 +41,7 @@ func Run(args []string, stdout, stderr io.Writer, getenv func(string) string) in
 		c.dir = config.DefaultDir
 	}
 	if err := c.run(); err != nil {
-		fmt.Fprintf(c.err, "postconf: fatal: %v\n", err)
+		fmt.Fprintf(c.err, "postconf: fatal: %s\n", printable(err.Error()))
 		return 1
 	}
 	return 0
@@ -66,7 +66,17 @@ const (
 )
 
 func (c *command) warn(format string, args ...any) {
-	fmt.Fprintf(c.err, "postconf: warning: %s\n", fmt.Sprintf(format, args...))
+	fmt.Fprintf(c.err, "postconf: warning: %s\n", printable(fmt.Sprintf(format, args...)))
+}
+
+// printable keeps what a file says from steering a terminal, as Postfix does.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // options reads the command line and complains about what is wrong with it.
