@@ -35,7 +35,7 @@ var rules = []rule{
 	{"internal/testkit", []string{"internal/testkit", "internal/traffic", "internal/mail"}, "helpers for tests know programs by their outside"},
 	{"internal/lint", nil, "tests only"},
 	{"internal/daemon", []string{"internal"}, "the one room that knows everything and joins it"},
-	{"cmd/posthouse", []string{"internal/cli", "internal/daemon", "internal/demo", "internal/traffic"}, "main only chooses the program"},
+	{"cmd/posthouse", []string{"internal/operator$", "internal/cli", "internal/daemon", "internal/demo", "internal/traffic"}, "main only chooses the program"},
 	{"bench", []string{"internal/testkit", "internal/traffic"}, "benchmarks see both servers from outside"},
 }
 
