@@ -227,6 +227,17 @@ func TestRetry(t *testing.T) {
 			t.Errorf("%d attempts", n)
 		}
 		_ = r.end()
+		// A retry may come before Run has got to the message.
+		r.open()
+		if _, err := r.q.Act(t.Context(), VerbRetry, Selection{All: true}, Actor{}); err != nil {
+			t.Fatal(err)
+		}
+		r.start()
+		sleep(time.Second)
+		if n := len(r.tried()); n != 1800 {
+			t.Errorf("%d attempts", n)
+		}
+		_ = r.end()
 	})
 }
 

@@ -521,7 +521,7 @@ func (q *Queue) retry(r *row.Row, now time.Time) {
 	for g := r.Groups; g != 0; g = q.groups.At(g).next {
 		grp := q.groups.At(g)
 		q.sched.Revive(grp.dest)
-		if grp.state != waiting && grp.state != recording {
+		if grp.state == due || grp.state == running {
 			continue
 		}
 		for i := grp.first; i >= 0; i = r.Rcpts[i].Next {
