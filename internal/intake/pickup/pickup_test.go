@@ -19,8 +19,8 @@ import (
 	"posthouse/internal/intake"
 	"posthouse/internal/mail"
 	"posthouse/internal/postfix/maillog"
-	"posthouse/internal/postfix/postfixtest"
 	"posthouse/internal/postfix/queuefile"
+	"posthouse/internal/testkit/oracle"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -299,8 +299,7 @@ func TestManyWriters(t *testing.T) {
 
 // TestPostdropFiles takes what the real postdrop leaves, and the other way round.
 func TestPostdropFiles(t *testing.T) {
-	pf := postfixtest.New(t)
-	pf.Check()
+	pf := oracle.New(t)
 	out := pf.Run("Subject: one\nTo: q@w.example\n\nbody\n", "sendmail", "-t", "-f", "", "-N", "success,delay", "-V", "envid", "-R", "hdrs", "extra@w.example")
 	if out.Status != 0 {
 		t.Fatalf("%+v", out)

@@ -13,7 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"posthouse/internal/postfix/postfixtest"
+	"posthouse/internal/testkit/oracle"
 )
 
 // flagSets are the option sets that are compared with the real postcat.
@@ -54,9 +54,9 @@ func printer(flags string) *Printer {
 }
 
 // postcat prints file as the command does: warnings and the end included.
-func postcat(file []byte, path, flags string) postfixtest.Output {
+func postcat(file []byte, path, flags string) oracle.Output {
 	var out bytes.Buffer
-	var o postfixtest.Output
+	var o oracle.Output
 	err := printer(flags).Print(&out, bytes.NewReader(file), path, func(w string) {
 		o.Stderr += "postcat: warning: " + w + "\n"
 	})
@@ -76,14 +76,14 @@ func postcat(file []byte, path, flags string) postfixtest.Output {
 }
 
 // compare holds our output against the real postcat's for every flag set.
-func compare(t *testing.T, p *postfixtest.Instance, name string, file []byte) {
+func compare(t *testing.T, p *oracle.Instance, name string, file []byte) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
 	if err := os.WriteFile(path, file, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	// All at once: Postfix's commands sleep for a second before they fail.
-	wants := make([]postfixtest.Output, len(flagSets))
+	wants := make([]oracle.Output, len(flagSets))
 	var wg sync.WaitGroup
 	for i, flags := range flagSets {
 		wg.Go(func() { wants[i] = p.Run("", "postcat", append(strings.Fields(flags), path)...) })
@@ -112,7 +112,7 @@ func sample(t testing.TB) []byte {
 
 // TestPostcat compares with the real command on files good and bad.
 func TestPostcat(t *testing.T) {
-	p := postfixtest.New(t)
+	p := oracle.New(t)
 	good := sample(t)
 	rec := func(parts ...string) []byte {
 		var b []byte
@@ -158,7 +158,7 @@ func TestPostcat(t *testing.T) {
 
 // TestPostcatRealFiles compares on files that a running Postfix made.
 func TestPostcatRealFiles(t *testing.T) {
-	p := postfixtest.New(t)
+	p := oracle.New(t)
 	p.Start()
 	long := string(longText())
 	for _, c := range []struct {

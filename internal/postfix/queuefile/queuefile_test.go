@@ -15,7 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"posthouse/internal/mail"
-	"posthouse/internal/postfix/postfixtest"
+	"posthouse/internal/testkit/oracle"
 )
 
 func readAll(t testing.TB, r io.Reader) []byte {
@@ -51,7 +51,7 @@ func TestEncodeForPostfix(t *testing.T) {
 	if err := Encode(&b, m, strings.NewReader(content), mail.LongIDs); err != nil {
 		t.Fatal(err)
 	}
-	p := postfixtest.New(t)
+	p := oracle.New(t)
 	compare(t, p, "encoded", b.Bytes())
 	checkRealFile(t, b.Bytes())
 	path := filepath.Join(t.TempDir(), "file")
@@ -76,7 +76,7 @@ func TestEncodeForPostfix(t *testing.T) {
 // TestPostfixTakesOurFile hands an encoded message to a real Postfix, in its
 // maildrop, as postsuper -r does.
 func TestPostfixTakesOurFile(t *testing.T) {
-	p := postfixtest.New(t)
+	p := oracle.New(t)
 	p.Start()
 	m := message()
 	m.Origin = mail.FromLocal
