@@ -4,22 +4,14 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"posthouse/internal/mail"
+	"posthouse/internal/spool/local/rows"
 )
 
 const (
 	// rowChunk is how many messages are looked up under one hold of the
 	// Store's mutex while a checkpoint is written.
 	rowChunk = 256
-
-	// rowBatchBytes bounds one Pebble batch.
-	rowBatchBytes = 1 << 20
-
-	// fewRecipients is up to how many recipient rows are deleted one by one;
-	// a range deletion costs readers more than a few single ones.
-	fewRecipients = 32
 
 	// retryCheckpoint is how long to wait after a checkpoint failed.
 	retryCheckpoint = time.Second
@@ -50,17 +42,19 @@ func (st *Store) writeCheckpoint() error {
 	if err := st.Err(); err != nil {
 		return err
 	}
-	w := rowWriter{st: st}
-	w.envelopes(g)
-	w.states(g)
-	w.deletions(g)
-	if err := w.commit(); err != nil {
+	w := st.rows.NewWriter()
+	st.writeEnvelopes(w, g)
+	st.writeStates(w, g)
+	for _, gone := range g.gone {
+		w.Delete(gone.id, gone.rcpts, gone.flags&hasRow != 0, gone.flags&hasState != 0, gone.flags&hasRcpts != 0)
+	}
+	if err := w.Commit(); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
-	if err := st.rows.setWatermark(end, last); err != nil {
+	if err := st.rows.SetWatermark(end, last); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
-	if err := st.rows.flush(); err != nil {
+	if err := st.rows.Flush(); err != nil {
 		return fmt.Errorf("flush checkpoint: %w", err)
 	}
 	st.mu.Lock()
@@ -94,61 +88,17 @@ func (st *Store) lastCheckpoint() {
 	}
 }
 
-// rowWriter writes rows in Pebble batches of a limited size. Its first error
-// sticks.
-type rowWriter struct {
-	st    *Store
-	batch *pebble.Batch
-	err   error
-}
-
-func (w *rowWriter) set(key, value []byte) {
-	if w.err == nil {
-		w.err = w.room().Set(key, value, nil)
-	}
-}
-
-func (w *rowWriter) delete(key []byte) {
-	if w.err == nil {
-		w.err = w.room().Delete(key, nil)
-	}
-}
-
-func (w *rowWriter) room() *pebble.Batch {
-	if w.batch != nil && w.batch.Len() >= rowBatchBytes {
-		w.err = w.commit()
-	}
-	if w.batch == nil {
-		w.batch = w.st.rows.db.NewBatch()
-	}
-	return w.batch
-}
-
-func (w *rowWriter) commit() error {
-	if w.err != nil || w.batch == nil {
-		return w.err
-	}
-	b := w.batch
-	w.batch = nil
-	if err := b.Commit(pebble.NoSync); err != nil {
-		return err
-	}
-	return b.Close()
-}
-
-// envelopes writes the rows of the messages that are still live. A message
-// that is removed from now on finds its flag set, and has its row deleted by
-// the next checkpoint.
-func (w *rowWriter) envelopes(g *generation) {
-	st := w.st
+// writeEnvelopes writes the rows of the messages that are still live. A
+// message that is removed from now on finds its flag set, and has its row
+// deleted by the next checkpoint.
+func (st *Store) writeEnvelopes(w *rows.Writer, g *generation) {
 	type job struct {
 		id   mail.QueueID
 		e    entry
 		size int64
 	}
 	jobs := make([]job, 0, rowChunk)
-	var value []byte
-	for ids := g.fresh; len(ids) > 0 && w.err == nil; {
+	for ids := g.fresh; len(ids) > 0 && w.Err() == nil; {
 		n := min(len(ids), rowChunk)
 		jobs = jobs[:0]
 		st.mu.Lock()
@@ -162,34 +112,27 @@ func (w *rowWriter) envelopes(g *generation) {
 		st.mu.Unlock()
 		ids = ids[n:]
 		for _, j := range jobs {
-			head := st.readHead(j.id, j.e)
-			value = appendEnvelopeRow(value[:0], j.e, j.size, head)
-			w.set(messageKey(j.id, rowEnvelope), value)
+			buf, enc := st.readHead(j.id, j.e)
+			w.Envelope(j.id, &rows.Envelope{At: j.e.at, Head: j.e.head, Body: j.e.body, Large: j.e.flags&isLarge != 0, Size: j.size, Enc: enc})
+			st.pool.Release(buf)
 		}
 	}
 }
 
-// states writes the rows of states that were set, of messages still live.
-func (w *rowWriter) states(g *generation) {
-	st := w.st
+// writeStates writes the rows of states that were set, of messages still live.
+func (st *Store) writeStates(w *rows.Writer, g *generation) {
 	ids := make([]mail.QueueID, 0, len(g.dirty))
 	for id := range g.dirty {
 		ids = append(ids, id)
 	}
 	live := make([]mail.QueueID, 0, rowChunk)
-	for len(ids) > 0 && w.err == nil {
+	for len(ids) > 0 && w.Err() == nil {
 		n := min(len(ids), rowChunk)
 		live = live[:0]
 		st.mu.Lock()
 		for _, id := range ids[:n] {
 			if e, ok := st.index[id]; ok {
-				c := g.dirty[id]
-				if c.state != nil {
-					e.flags |= hasState
-				}
-				if len(c.rcpts) > 0 {
-					e.flags |= hasRcpts
-				}
+				e.flags |= stateFlags(g.dirty[id])
 				st.index[id] = e
 				live = append(live, id)
 			}
@@ -197,33 +140,18 @@ func (w *rowWriter) states(g *generation) {
 		st.mu.Unlock()
 		ids = ids[n:]
 		for _, id := range live {
-			c := g.dirty[id]
-			if c.state != nil {
-				w.set(messageKey(id, rowState), c.state)
-			}
-			for _, r := range c.rcpts {
-				w.set(recipientKey(id, r.index), r.enc)
-			}
+			w.States(id, g.dirty[id])
 		}
 	}
 }
 
-func (w *rowWriter) deletions(g *generation) {
-	for _, gone := range g.gone {
-		if gone.flags&hasRow != 0 {
-			w.delete(messageKey(gone.id, rowEnvelope))
-		}
-		if gone.flags&hasState != 0 {
-			w.delete(messageKey(gone.id, rowState))
-		}
-		switch {
-		case gone.flags&hasRcpts == 0:
-		case gone.rcpts <= fewRecipients:
-			for i := range gone.rcpts {
-				w.delete(recipientKey(gone.id, i))
-			}
-		case w.err == nil:
-			w.err = w.room().DeleteRange(messageKey(gone.id, rowRecipient), messageKey(gone.id+1, rowEnvelope), nil)
-		}
+// stateFlags tells which rows s needs.
+func stateFlags(s *rows.States) (flags uint32) {
+	if s.State != nil {
+		flags |= hasState
 	}
+	if len(s.Recipients) > 0 {
+		flags |= hasRcpts
+	}
+	return flags
 }

@@ -8,12 +8,14 @@ import (
 
 	"posthouse/internal/mail"
 	"posthouse/internal/spool"
+	"posthouse/internal/spool/local/contents"
+	"posthouse/internal/spool/local/seglog"
 )
 
 // smallContent is a content in memory.
 type smallContent struct {
 	st     *Store
-	buf    *buffer
+	buf    *contents.Buffer
 	body   []byte // of buf
 	closed atomic.Bool
 }
@@ -42,7 +44,7 @@ func (c *smallContent) ReadAt(p []byte, off int64) (int, error) {
 // Close implements spool.Content. The buffer may be used again after it.
 func (c *smallContent) Close() error {
 	if !c.closed.Swap(true) {
-		c.st.pool.release(c.buf)
+		c.st.pool.Release(c.buf)
 		c.body = nil
 	}
 	return nil
@@ -64,99 +66,66 @@ func (st *Store) Content(id mail.QueueID) (spool.Content, error) {
 		st.mu.Unlock()
 		return nil, spool.ErrNotFound
 	}
-	if b := st.cache.byID[id]; b != nil {
-		b.refs.Add(1)
+	if b := st.cache.Get(id); b != nil {
 		st.mu.Unlock()
-		return &smallContent{st: st, buf: b, body: b.b}, nil
+		return &smallContent{st: st, buf: b, body: b.B}, nil
 	}
 	st.users++
 	st.mu.Unlock()
 	defer st.leave()
 	buf, _, body, err := st.readRecord(id, e, true)
 	if err != nil {
-		if buf != nil {
-			st.pool.release(buf)
-		}
+		st.pool.Release(buf)
 		return nil, err
 	}
 	if e.flags&isLarge == 0 {
 		return &smallContent{st: st, buf: buf, body: body}, nil
 	}
-	defer st.pool.release(buf)
-	return st.openLarge(id, body)
+	defer st.pool.Release(buf)
+	c, err := st.largeDir.Open(id, body)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
-// readRecord reads a message's record, into a buffer that the caller has to
-// release if it is not nil, and checks its head, and its body if wanted. The
-// head is nil when it is damaged. An error is ErrCorrupt or the disk's.
-func (st *Store) readRecord(id mail.QueueID, e entry, withBody bool) (buf *buffer, head, body []byte, err error) {
-	st.mu.Lock()
-	seg := st.segs[e.seg]
-	if seg != nil {
-		seg.refs++
-	}
-	st.mu.Unlock()
-	if seg == nil {
-		return nil, nil, nil, fmt.Errorf("%w: log segment %08x is missing", spool.ErrCorrupt, e.seg)
-	}
-	defer st.release(seg)
-	n := headerLen + int64(e.head)
+// readRecord reads a message's record, with its body if wanted, into a buffer
+// that the caller has to release, whatever the error.
+func (st *Store) readRecord(id mail.QueueID, e entry, withBody bool) (buf *contents.Buffer, head, body []byte, err error) {
+	n := seglog.ReadLen(e.head, 0)
 	if withBody {
-		n += int64(e.body)
+		n = seglog.ReadLen(e.head, e.body)
 	}
-	if n+int64(e.off) > max(st.opts.SegmentSize, st.segmentSize(seg)) {
-		return nil, nil, nil, fmt.Errorf("%w: log segment %08x is too short", spool.ErrCorrupt, e.seg)
+	if reason := st.log.Missing(e.at, n); reason != "" {
+		return st.pool.Get(0), nil, nil, fmt.Errorf("%w: %s", spool.ErrCorrupt, reason)
 	}
-	buf = st.pool.get(int(n))
-	buf.b = buf.b[:n]
-	if _, err := seg.file.ReadAt(buf.b, int64(e.off)); err != nil {
-		if errors.Is(err, io.EOF) {
-			err = fmt.Errorf("%w: log segment %08x ends too early", spool.ErrCorrupt, e.seg)
-		}
-		return buf, nil, nil, err
-	}
-	var h header
-	if !h.parse(buf.b, st.mark, e.seg, int64(e.off)) || h.id != id || h.headLen != e.head || h.bodyLen != e.body {
-		return buf, nil, nil, fmt.Errorf("%w: damaged record in log segment %08x at %d", spool.ErrCorrupt, e.seg, e.off)
-	}
-	head, body = buf.b[headerLen:headerLen+e.head], buf.b[headerLen+e.head:]
-	if checksum(head) != h.headCRC {
-		head = nil
-		err = fmt.Errorf("%w: damaged envelope in log segment %08x at %d", spool.ErrCorrupt, e.seg, e.off)
-	}
-	if withBody && checksum(body) != h.bodyCRC {
-		err = fmt.Errorf("%w: damaged content in log segment %08x at %d", spool.ErrCorrupt, e.seg, e.off)
-	}
+	buf = st.pool.Get(int(n))
+	buf.B = buf.B[:n]
+	head, body, err = st.log.Read(buf.B, e.at, id, e.head, e.body)
 	return buf, head, body, err
 }
 
-func (st *Store) segmentSize(seg *segment) int64 {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	return seg.size
-}
-
 // readHead returns the encoded envelope of a message, or one that holds no
-// more than its ID when it cannot be read.
-func (st *Store) readHead(id mail.QueueID, e entry) []byte {
+// more than its ID when it cannot be read. The caller releases the buffer
+// after use of the envelope.
+func (st *Store) readHead(id mail.QueueID, e entry) (*contents.Buffer, []byte) {
 	buf, head, _, err := st.readRecord(id, e, false)
-	if buf != nil {
-		defer st.pool.release(buf)
-	}
 	if err == nil {
-		return append([]byte(nil), head...)
+		return buf, head
 	}
 	if e.flags&hasRow != 0 {
-		if _, head, err := st.rows.envelope(id); err == nil {
-			return head
+		if row, err := st.rows.Envelope(id); err == nil {
+			return buf, row.Enc
 		}
 	}
-	return spool.AppendEnvelope(nil, &mail.Envelope{ID: id, Arrival: id.Time(), Client: mail.Client{UID: -1}})
+	return buf, spool.AppendEnvelope(nil, &mail.Envelope{ID: id, Arrival: id.Time(), Client: mail.Client{UID: -1}})
 }
 
 // readMessage returns a message in its first state.
 func (st *Store) readMessage(id mail.QueueID, e entry) *mail.Message {
-	return decodeMessage(id, st.readHead(id, e))
+	buf, head := st.readHead(id, e)
+	defer st.pool.Release(buf)
+	return decodeMessage(id, head)
 }
 
 // decodeMessage returns a message in its first state, marked corrupt if head

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"posthouse/internal/mail"
+	"posthouse/internal/spool/local/contents"
+	"posthouse/internal/spool/local/seglog"
 )
 
 // copier moves the live rest of mostly dead segments to the head of the log,
@@ -13,9 +15,8 @@ import (
 // nothing live is left in it. The janitor owns it.
 type copier struct {
 	st    *Store
-	seg   *segment // being copied; nil for none
-	off   int64    // how far it has been looked through
-	after time.Time
+	walk  *seglog.Walk // of the segment being copied; nil for none
+	after time.Time    // the next step may begin
 }
 
 const (
@@ -35,22 +36,25 @@ func (c *copier) step() time.Duration {
 	if wait := time.Until(c.after); wait > 0 {
 		return wait
 	}
-	if c.seg == nil && !c.pick() {
+	if c.walk == nil && !c.pick() {
 		return 0
 	}
 	reqs, bufs, done := c.collect()
 	copied := int64(0)
+	outcomes := make(chan error, len(reqs))
 	for _, r := range reqs {
-		r.outcome = make(chan error, 1)
-		copied += r.recordLen()
-		if err := c.st.com.submit(r); err != nil {
-			r.outcome <- err
+		copied += r.log.Len()
+		r.log.Done = func(err error) { outcomes <- err }
+		if err := c.st.log.Submit(&r.log); err != nil {
+			outcomes <- err
 		}
 	}
 	failed := false
-	for i, r := range reqs {
-		failed = <-r.outcome != nil || failed
-		c.st.pool.release(bufs[i])
+	for range reqs {
+		failed = <-outcomes != nil || failed
+	}
+	for _, b := range bufs {
+		c.st.pool.Release(b)
 	}
 	if failed { // out of space, or closing: not the time for it
 		c.leave(false)
@@ -68,89 +72,68 @@ func (c *copier) step() time.Duration {
 func (c *copier) pick() bool {
 	free, err := c.st.space.measure()
 	short := err == nil && free < 2*c.st.space.reserve
-	st := c.st
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	if !st.recovered {
+	c.st.mu.Lock()
+	before, ready := c.st.durable.Seg, c.st.recovered
+	c.st.mu.Unlock()
+	if !ready {
 		return false
 	}
-	var dead, live int64
-	var best *segment
-	for seq, seg := range st.segs {
-		dead += seg.size - seg.live
-		live += seg.live
-		if seg.sealed && !seg.stuck && seg.count > 0 && seq < st.durable.seg && (best == nil || seg.ratio() < best.ratio()) {
-			best = seg
+	c.walk = c.st.log.PickSparse(before, func(live, dead int64) float64 {
+		switch {
+		case short:
+			return copyFull
+		case dead > live+2*c.st.opts.SegmentSize:
+			return copyMostDead
 		}
-	}
-	limit := copyUsual
-	if dead > live+2*st.opts.SegmentSize {
-		limit = copyMostDead
-	}
-	if short {
-		limit = copyFull
-	}
-	if best == nil || best.ratio() >= limit {
-		return false
-	}
-	best.refs++
-	c.seg, c.off = best, headerLen
-	return true
+		return copyUsual
+	})
+	return c.walk != nil
 }
 
-// leave ends the work on a segment. What is still live in one that was looked
-// through cannot be read; it stays where it is.
-func (c *copier) leave(lookedThrough bool) {
-	c.st.mu.Lock()
-	c.seg.refs--
-	c.seg.stuck = lookedThrough && c.seg.count > 0
-	c.st.mu.Unlock()
-	c.seg = nil
+// leave ends the work on a segment.
+func (c *copier) leave(finished bool) {
+	c.walk.Close(finished)
+	c.walk = nil
 	c.st.wakeJanitor()
 }
 
 // collect reads the next live messages of the segment. done tells that there
 // are no more.
-func (c *copier) collect() (reqs []*request, bufs []*buffer, done bool) {
-	w := &window{seg: &segment{seq: c.seg.seq, file: c.seg.file, size: c.st.segmentSize(c.seg)}}
-	for n, looked := int64(0), int64(0); n < copyStep && looked < 64*copyStep; {
-		b, err := w.at(c.off, headerLen)
-		var h header
-		if err != nil || len(b) < headerLen || !h.parse(b, c.st.mark, c.seg.seq, c.off) || h.kind == kindEnd {
+func (c *copier) collect() (reqs []*request, bufs []*contents.Buffer, done bool) {
+	for copied, looked := int64(0), int64(0); copied < copyStep && looked < 64*copyStep; {
+		rec, n, ok := c.walk.Next()
+		if !ok {
 			return reqs, bufs, true
 		}
-		here := location{c.seg.seq, h.off}
-		c.off += h.recordLen()
-		looked += h.recordLen()
-		if h.kind != kindMessage && h.kind != kindLarge {
-			continue
-		}
-		if r, buf := c.request(h.id, here); r != nil {
+		looked += n
+		if r, buf := c.request(rec.ID, rec.At); r != nil {
 			reqs, bufs = append(reqs, r), append(bufs, buf)
-			n += r.recordLen()
+			copied += n
 		}
 	}
 	return reqs, bufs, false
 }
 
-// request makes a copy of a message, nil if it is not live at that place.
-func (c *copier) request(id mail.QueueID, here location) (*request, *buffer) {
+// request makes a copy of a message, nil if it is not live at that place or
+// cannot be read.
+func (c *copier) request(id mail.QueueID, here seglog.Location) (*request, *contents.Buffer) {
 	c.st.mu.Lock()
 	e, ok := c.st.index[id]
 	c.st.mu.Unlock()
-	if !ok || e.location != here {
+	if !ok || e.at != here {
 		return nil, nil
 	}
 	buf, head, body, err := c.st.readRecord(id, e, true)
 	if err != nil {
-		if buf != nil {
-			c.st.pool.release(buf)
-		}
+		c.st.pool.Release(buf)
 		return nil, nil
 	}
-	r := &request{kind: kindMessage, flags: flagCopied, id: id, from: here, head: head, body: body, headCRC: checksum(head), bodyCRC: checksum(body)}
+	r := &request{from: here, log: seglog.Request{
+		Kind: seglog.Message, Copied: true, ID: id, Head: head, Body: body, HeadCRC: seglog.Checksum(head), BodyCRC: seglog.Checksum(body),
+	}}
 	if e.flags&isLarge != 0 {
-		r.kind = kindLarge
+		r.log.Kind = seglog.Large
 	}
+	r.log.Owner = r
 	return r, buf
 }

@@ -6,22 +6,15 @@ import (
 
 	"posthouse/internal/mail"
 	"posthouse/internal/spool"
+	"posthouse/internal/spool/local/contents"
+	"posthouse/internal/spool/local/rows"
+	"posthouse/internal/spool/local/seglog"
 )
-
-// location is where a record lies.
-type location struct{ seg, off uint32 }
-
-// position is a place in the log that everything before has been applied.
-type position struct {
-	seg   uint32
-	off   uint32
-	batch uint64 // the last one before it
-}
 
 // entry is what the index knows of a live message. It has no pointers, so that
 // the garbage collector does not look at a million of them.
 type entry struct {
-	location
+	at    seglog.Location
 	head  uint32 // length of the record's head
 	body  uint32 // length of its body
 	rcpts uint32 // recipients
@@ -36,27 +29,14 @@ const (
 	hasRcpts             // recipient rows
 )
 
-func (e *entry) recordLen() int64 { return recordLen(int64(e.head), int64(e.body)) }
+func (e *entry) recordLen() int64 { return seglog.RecordLen(int64(e.head), int64(e.body)) }
 
 // generation collects the changes between two checkpoints.
 type generation struct {
 	fresh []mail.QueueID // envelope rows to write: new messages, and moved ones
-	dirty map[mail.QueueID]*changes
+	dirty map[mail.QueueID]*rows.States
 	gone  []goneRows
 	bytes int64 // memory taken, roughly
-}
-
-// changes are the states of a message that were set since a checkpoint,
-// encoded.
-type changes struct {
-	state []byte // nil: unchanged
-	rcpts []rcptState
-}
-
-// rcptState is one recipient's state; a list of them is in order of index.
-type rcptState struct {
-	index uint32
-	enc   []byte
 }
 
 // goneRows names rows of a removed message.
@@ -75,13 +55,13 @@ const (
 )
 
 func newGeneration() *generation {
-	return &generation{dirty: make(map[mail.QueueID]*changes)}
+	return &generation{dirty: make(map[mail.QueueID]*rows.States)}
 }
 
-func (g *generation) change(id mail.QueueID) *changes {
+func (g *generation) change(id mail.QueueID) *rows.States {
 	c := g.dirty[id]
 	if c == nil {
-		c = &changes{}
+		c = &rows.States{}
 		g.dirty[id] = c
 		g.bytes += costChanges
 	}
@@ -90,31 +70,31 @@ func (g *generation) change(id mail.QueueID) *changes {
 
 func (g *generation) setState(id mail.QueueID, s *mail.State) {
 	c := g.change(id)
-	g.bytes -= int64(len(c.state))
-	c.state = spool.AppendState(make([]byte, 0, 24+len(s.HoldReason)+len(s.DeletedBy)+len(s.Corrupt)), s)
-	g.bytes += int64(len(c.state))
+	g.bytes -= int64(len(c.State))
+	c.State = spool.AppendState(make([]byte, 0, 24+len(s.HoldReason)+len(s.DeletedBy)+len(s.Corrupt)), s)
+	g.bytes += int64(len(c.State))
 }
 
 func (g *generation) setRecipient(id mail.QueueID, index uint32, s *mail.RecipientState) {
 	c := g.change(id)
 	enc := spool.AppendRecipientState(make([]byte, 0, 48+len(s.Last.Text)+len(s.Last.RemoteMTA)+len(s.Last.DiagType)+len(s.Last.DiagText)), s)
-	g.bytes += c.set(index, enc)
+	g.bytes += setRecipient(c, index, enc)
 }
 
-// set records one recipient's state and returns the memory that took.
-func (c *changes) set(index uint32, enc []byte) int64 {
-	i := len(c.rcpts)
-	if i > 0 && c.rcpts[i-1].index >= index {
-		i = sort.Search(i, func(i int) bool { return c.rcpts[i].index >= index })
+// setRecipient records one recipient's state and returns the memory that took.
+func setRecipient(c *rows.States, index uint32, enc []byte) int64 {
+	i := len(c.Recipients)
+	if i > 0 && c.Recipients[i-1].Index >= index {
+		i = sort.Search(i, func(i int) bool { return c.Recipients[i].Index >= index })
 	}
-	if i < len(c.rcpts) && c.rcpts[i].index == index {
-		delta := len(enc) - len(c.rcpts[i].enc)
-		c.rcpts[i].enc = enc
+	if i < len(c.Recipients) && c.Recipients[i].Index == index {
+		delta := len(enc) - len(c.Recipients[i].Enc)
+		c.Recipients[i].Enc = enc
 		return int64(delta)
 	}
-	c.rcpts = append(c.rcpts, rcptState{})
-	copy(c.rcpts[i+1:], c.rcpts[i:])
-	c.rcpts[i] = rcptState{index: index, enc: enc}
+	c.Recipients = append(c.Recipients, rows.Recipient{})
+	copy(c.Recipients[i+1:], c.Recipients[i:])
+	c.Recipients[i] = rows.Recipient{Index: index, Enc: enc}
 	return int64(costRcpt + len(enc))
 }
 
@@ -126,28 +106,52 @@ func (g *generation) drop(id mail.QueueID) {
 	}
 }
 
-// applyBatch makes durable requests visible. end is where the log ends now.
-func (st *Store) applyBatch(seg *segment, reqs []*request, end position) error {
-	if err := st.applyKV(reqs); err != nil {
-		return err
+// request is a log record on its way, with what the index is to know of it.
+type request struct {
+	log     seglog.Request
+	content *contents.Buffer // of a new message; the request holds it
+	rcpts   int              // its recipients
+	size    int64            // of a large content
+	ops     *spool.Batch     // of a batch
+	from    seglog.Location  // of a copy: where the message was
+}
+
+// sink is the Store as the log's committer sees it.
+type sink struct{ st *Store }
+
+// Refused implements seglog.Sink.
+func (k sink) Refused(r *seglog.Request) {
+	if own := r.Owner.(*request); own.content != nil {
+		k.st.pool.Release(own.content)
+		own.content = nil
 	}
-	var evicted [16]*buffer
-	release := evicted[:0]
-	st.mu.Lock()
+}
+
+// Apply implements seglog.Sink.
+func (k sink) Apply(reqs []*seglog.Request, end seglog.Position) error {
+	st := k.st
+	kv := st.rows.NewKV()
 	for _, r := range reqs {
-		switch {
-		case r.kind == kindBatch:
-			release = st.applyOps(r.ops, release)
-		case r.flags&flagCopied != 0:
-			st.applyCopy(seg, r)
-		default:
-			release = st.applyMessage(seg, r, release)
+		if r.Kind == seglog.Batch {
+			kv.Add(r.Owner.(*request).ops)
 		}
 	}
-	seg.size = max(seg.size, int64(end.off))
-	st.logged += int64(end.off) - int64(st.end.off)
-	if st.end.seg != end.seg {
-		st.logged += int64(st.end.off)
+	if err := kv.Write(); err != nil {
+		return err
+	}
+	var room [16]*contents.Buffer
+	release := room[:0]
+	st.mu.Lock()
+	for _, r := range reqs {
+		st.logged += r.Len()
+		switch own := r.Owner.(*request); {
+		case r.Kind == seglog.Batch:
+			release = st.applyOps(own.ops, release)
+		case r.Copied:
+			st.applyCopy(own)
+		default:
+			release = st.applyMessage(own, release)
+		}
 	}
 	st.end = end
 	due := st.checkpointDue()
@@ -156,7 +160,7 @@ func (st *Store) applyBatch(seg *segment, reqs []*request, end position) error {
 	}
 	st.mu.Unlock()
 	for _, b := range release {
-		st.pool.release(b)
+		st.pool.Release(b)
 	}
 	if due {
 		st.wakeJanitor()
@@ -164,60 +168,52 @@ func (st *Store) applyBatch(seg *segment, reqs []*request, end position) error {
 	return nil
 }
 
-func (st *Store) applyMessage(seg *segment, r *request, release []*buffer) []*buffer {
-	e := entry{
-		location: location{seg.seq, uint32(r.off)},
-		head:     uint32(len(r.head)), body: uint32(len(r.bytes())), rcpts: uint32(r.rcpts),
-	}
-	if r.kind == kindLarge {
+func (st *Store) applyMessage(r *request, release []*contents.Buffer) []*contents.Buffer {
+	e := entry{at: r.log.At, head: uint32(len(r.log.Head)), body: uint32(len(r.log.Body)), rcpts: uint32(r.rcpts)}
+	if r.log.Kind == seglog.Large {
 		e.flags |= isLarge
-		st.large[r.id] = r.size
+		st.large[r.log.ID] = r.size
 		st.largeBytes += r.size
 	}
-	st.index[r.id] = e
-	seg.live += e.recordLen()
-	seg.count++
-	st.lastID = max(st.lastID, r.id)
-	st.gen.fresh = append(st.gen.fresh, r.id)
-	st.gen.bytes += costFresh
+	st.place(r.log.ID, e)
 	if r.content != nil {
-		release = st.cache.add(r.id, r.content, release)
+		release = st.cache.Add(r.log.ID, r.content, release)
 		r.content = nil
 	}
 	return release
 }
 
+// place puts a message into the index, at a place of the log that no row knows.
+func (st *Store) place(id mail.QueueID, e entry) {
+	st.index[id] = e
+	st.log.Link(e.at.Seg, e.recordLen())
+	st.lastID = max(st.lastID, id)
+	st.gen.fresh = append(st.gen.fresh, id)
+	st.gen.bytes += costFresh
+}
+
 // applyCopy moves a message to the copy of its record, unless it has been
 // removed or moved since the copy was made.
-func (st *Store) applyCopy(seg *segment, r *request) {
-	e, ok := st.index[r.id]
-	if !ok || e.location != r.from {
+func (st *Store) applyCopy(r *request) {
+	e, ok := st.index[r.log.ID]
+	if !ok || e.at != r.from {
 		return
 	}
 	st.unlink(e)
-	e.location = location{seg.seq, uint32(r.off)}
-	st.index[r.id] = e
-	seg.live += e.recordLen()
-	seg.count++
-	st.gen.fresh = append(st.gen.fresh, r.id)
-	st.gen.bytes += costFresh
+	e.at = r.log.At
+	st.place(r.log.ID, e)
 }
 
 // unlink takes a message's record out of its segment's account.
 func (st *Store) unlink(e entry) {
-	if seg := st.segs[e.seg]; seg != nil {
-		seg.live -= e.recordLen()
-		seg.count--
-		if seg.count == 0 || (seg.sealed && !seg.sparse && seg.ratio() < copyUsual) {
-			seg.sparse = seg.sealed
-			st.wakeJanitor()
-		}
+	if st.log.Unlink(e.at.Seg, e.recordLen()) < copyUsual {
+		st.wakeJanitor()
 	}
 }
 
 // applyOps applies a batch's changes to messages. Changes of messages that are
 // not there are ignored.
-func (st *Store) applyOps(b *spool.Batch, release []*buffer) []*buffer {
+func (st *Store) applyOps(b *spool.Batch, release []*contents.Buffer) []*contents.Buffer {
 	for _, op := range b.Ops {
 		switch op := op.(type) {
 		case spool.SetState:
@@ -240,7 +236,7 @@ func (st *Store) applyOps(b *spool.Batch, release []*buffer) []*buffer {
 	return release
 }
 
-func (st *Store) applyRemove(id mail.QueueID, e entry, release []*buffer) []*buffer {
+func (st *Store) applyRemove(id mail.QueueID, e entry, release []*contents.Buffer) []*contents.Buffer {
 	delete(st.index, id)
 	st.unlink(e)
 	st.gen.drop(id)
@@ -254,46 +250,46 @@ func (st *Store) applyRemove(id mail.QueueID, e entry, release []*buffer) []*buf
 		st.largeGone = append(st.largeGone, id)
 		st.wakeJanitor()
 	}
-	if b := st.cache.remove(id); b != nil {
+	if b := st.cache.Remove(id); b != nil {
 		release = append(release, b)
 	}
 	return release
 }
 
 // current returns the states of a message that Pebble does not have yet,
-// newer ones first. The Store's mutex is held; the slices are never changed
-// in place, so they may be used after it.
-func (st *Store) current(id mail.QueueID) (list []changes) {
+// newer ones first. The Store's mutex is held; what is encoded is never
+// changed in place, so it may be used after it.
+func (st *Store) current(id mail.QueueID) (list []rows.States) {
 	for _, g := range []*generation{st.gen, st.frozen} {
 		if g == nil {
 			continue
 		}
 		if c := g.dirty[id]; c != nil {
-			list = append(list, changes{state: c.state, rcpts: append([]rcptState(nil), c.rcpts...)})
+			list = append(list, rows.States{State: c.State, Recipients: append([]rows.Recipient(nil), c.Recipients...)})
 		}
 	}
 	return list
 }
 
-// overlay sets m's states from changes, the first of which is the newest.
-func overlay(m *mail.Message, list []changes) error {
+// overlay sets m's states from a list, the first of which is the newest.
+func overlay(m *mail.Message, list []rows.States) error {
 	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].state != nil {
-			s, err := spool.DecodeState(list[i].state)
+		if list[i].State != nil {
+			s, err := spool.DecodeState(list[i].State)
 			if err != nil {
 				return fmt.Errorf("state: %w", err)
 			}
 			m.State = s
 		}
-		for _, r := range list[i].rcpts {
-			if int(r.index) >= len(m.RcptState) {
+		for _, r := range list[i].Recipients {
+			if int(r.Index) >= len(m.RcptState) {
 				continue
 			}
-			s, err := spool.DecodeRecipientState(r.enc)
+			s, err := spool.DecodeRecipientState(r.Enc)
 			if err != nil {
 				return fmt.Errorf("recipient state: %w", err)
 			}
-			m.RcptState[r.index] = s
+			m.RcptState[r.Index] = s
 		}
 	}
 	return nil

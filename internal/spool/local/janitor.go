@@ -52,7 +52,7 @@ func (st *Store) deleteLarge() {
 	st.largeGone = nil
 	st.mu.Unlock()
 	for _, id := range ids {
-		if err := st.opts.FS.Remove(st.largePath(largeName(id))); err != nil {
+		if err := st.largeDir.Remove(id); err != nil {
 			st.opts.Warn("spool: remove content file: " + err.Error())
 		}
 	}
@@ -61,34 +61,10 @@ func (st *Store) deleteLarge() {
 // freeSegments takes back the segments in which nothing lives, and which no
 // replay will read: those before the durable checkpoint.
 func (st *Store) freeSegments() {
-	var free []*segment
 	st.mu.Lock()
-	if !st.recovered {
-		st.mu.Unlock()
-		return
-	}
-	for seq, seg := range st.segs {
-		if seg.sealed && seg.count == 0 && seg.refs == 0 && seq < st.durable.seg {
-			delete(st.segs, seq)
-			free = append(free, seg)
-		}
-	}
+	before, ready := st.durable.Seg, st.recovered
 	st.mu.Unlock()
-	for _, seg := range free {
-		if err := seg.file.Close(); err != nil {
-			st.opts.Warn("spool: close log segment: " + err.Error())
-		}
-		st.mu.Lock()
-		keep := len(st.spares) < spareSegments && seg.size >= st.opts.SegmentSize/2
-		if keep {
-			st.spares = append(st.spares, seg.seq)
-		}
-		st.mu.Unlock()
-		if keep {
-			continue
-		}
-		if err := st.opts.FS.Remove(st.segmentPath(seg.seq)); err != nil {
-			st.opts.Warn("spool: remove log segment: " + err.Error())
-		}
+	if ready {
+		st.log.Free(before)
 	}
 }

@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"posthouse/internal/mail"
 	"posthouse/internal/spool"
+	"posthouse/internal/spool/local/rows"
 )
 
 // recovery merges the rows of Pebble with what the log has after them.
@@ -19,14 +18,6 @@ type recovery struct {
 	each   func(*mail.Message) error
 	found  spool.Recovered
 	logged []mail.QueueID // messages placed by the log, in order of ID, not yet yielded
-	rows   messageRows    // of the message being read
-}
-
-// messageRows are the rows that Pebble has of one message.
-type messageRows struct {
-	id       mail.QueueID
-	envelope []byte // nil when there is none
-	changes  changes
 }
 
 // Recover implements spool.Store.
@@ -48,8 +39,8 @@ func (st *Store) Recover(ctx context.Context, each func(*mail.Message) error) (s
 	if err := r.run(ctx); err != nil {
 		return r.found, err
 	}
-	if err := st.removeLargeOrphans(); err != nil {
-		return r.found, err
+	if err := st.largeDir.RemoveOrphans(func(id mail.QueueID) bool { _, live := st.large[id]; return live }); err != nil {
+		st.opts.Warn("spool: remove left-over contents: " + err.Error())
 	}
 	st.mu.Lock()
 	st.recovered = true
@@ -68,122 +59,82 @@ func (r *recovery) run(ctx context.Context) error {
 		r.logged = append(r.logged, id)
 	}
 	slices.Sort(r.logged)
-	it, err := r.st.rows.db.NewIterWithContext(ctx, &pebble.IterOptions{LowerBound: []byte{messagePrefix}, UpperBound: []byte{messagePrefix + 1}})
-	if err != nil {
-		return fmt.Errorf("read spool rows: %w", err)
+	err := r.st.rows.Messages(ctx, func(m *rows.Message) error {
+		if err := r.loggedBefore(m.ID); err != nil {
+			return err
+		}
+		if len(r.logged) > 0 && r.logged[0] == m.ID {
+			r.logged = r.logged[1:]
+			return r.yield(m, r.st.index[m.ID], true)
+		}
+		return r.rowed(m)
+	})
+	if err == nil {
+		err = r.loggedBefore(1<<64 - 1)
 	}
-	err = r.merge(ctx, it)
-	return errors.Join(err, it.Close())
+	if err == nil {
+		r.dropStrays()
+	}
+	return err
 }
 
-func (r *recovery) merge(ctx context.Context, it *pebble.Iterator) error {
-	n := 0
-	for ok := it.First(); ok; ok = it.Next() {
-		if n++; n%1024 == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		id, kind, index, sound := parseMessageKey(it.Key())
-		if !sound {
-			continue
-		}
-		if id != r.rows.id {
-			if err := r.upTo(id); err != nil {
-				return err
-			}
-			r.rows = messageRows{id: id}
-		}
-		value := append([]byte(nil), it.Value()...)
-		switch kind {
-		case rowEnvelope:
-			r.rows.envelope = value
-		case rowState:
-			r.rows.changes.state = value
-		case rowRecipient:
-			r.rows.changes.rcpts = append(r.rows.changes.rcpts, rcptState{index, value})
-		}
-	}
-	if err := it.Error(); err != nil {
-		return fmt.Errorf("read spool rows: %w", err)
-	}
-	if err := r.upTo(1<<64 - 1); err != nil {
-		return err
-	}
-	r.dropStrays()
-	return ctx.Err()
-}
-
-// upTo yields all messages before next: those that only the log has, and the
-// one whose rows were read.
-func (r *recovery) upTo(next mail.QueueID) error {
-	rows := r.rows
-	r.rows = messageRows{}
+// loggedBefore yields the messages that only the log has, up to an ID.
+func (r *recovery) loggedBefore(next mail.QueueID) error {
 	for len(r.logged) > 0 && r.logged[0] < next {
 		id := r.logged[0]
-		if rows.id != 0 && rows.id < id {
-			if err := r.rowed(rows); err != nil {
-				return err
-			}
-			rows = messageRows{}
-		}
 		r.logged = r.logged[1:]
-		mine := messageRows{id: id}
-		if rows.id == id {
-			mine, rows = rows, messageRows{}
-		}
-		if err := r.yield(mine, r.st.index[id], true); err != nil {
+		if err := r.yield(&rows.Message{ID: id}, r.st.index[id], true); err != nil {
 			return err
 		}
 	}
-	if rows.id == 0 {
-		return nil
-	}
-	return r.rowed(rows)
+	return nil
 }
 
 // rowed handles a message that the log has no record of after the checkpoint.
-func (r *recovery) rowed(rows messageRows) error {
-	_, removed := r.replay.removed[rows.id]
-	if removed || rows.envelope == nil {
+func (r *recovery) rowed(m *rows.Message) error {
+	_, removed := r.replay.removed[m.ID]
+	if removed || (m.Envelope == nil && m.Err == nil) {
 		// Removed since the checkpoint, or left over from one that a crash
-		// interrupted.
-		e, _, _, _ := parseEnvelopeRow(rows.envelope)
-		r.st.gen.gone = append(r.st.gen.gone, goneRows{rows.id, max(e.rcpts, fewRecipients+1), hasRow | hasState | hasRcpts})
-		r.st.gen.drop(rows.id)
+		// interrupted. How many recipients there were is not known here.
+		r.st.mu.Lock()
+		r.st.gen.gone = append(r.st.gen.gone, goneRows{m.ID, 1<<32 - 1, hasRow | stateFlags(&m.States)})
+		r.st.gen.drop(m.ID)
+		r.st.mu.Unlock()
 		return nil
 	}
-	e, size, _, err := parseEnvelopeRow(rows.envelope)
-	if err != nil {
-		r.replay.corrupt[rows.id] = err.Error()
+	var e entry
+	if env := m.Envelope; env != nil {
+		e = entry{at: env.At, head: env.Head, body: env.Body}
+		if env.Large {
+			e.flags |= isLarge
+			r.st.large[m.ID] = env.Size
+		}
+	} else {
+		r.replay.corrupt[m.ID] = m.Err.Error()
 	}
-	if e.flags&isLarge != 0 {
-		r.st.large[rows.id] = size
-	}
-	return r.yield(rows, e, false)
+	return r.yield(m, e, false)
 }
 
 // yield hands out a message and completes its place in the index. logged tells
 // that the log put it there.
-func (r *recovery) yield(rows messageRows, e entry, logged bool) error {
+func (r *recovery) yield(row *rows.Message, e entry, logged bool) error {
 	st := r.st
-	m := r.message(rows, e)
-	if rows.envelope != nil {
+	e.flags |= stateFlags(&row.States)
+	var m *mail.Message
+	if row.Envelope != nil {
 		e.flags |= hasRow
-	}
-	if rows.changes.state != nil {
-		e.flags |= hasState
-	}
-	if len(rows.changes.rcpts) > 0 {
-		e.flags |= hasRcpts
+		m = decodeMessage(row.ID, row.Envelope.Enc)
+	} else {
+		m = st.readMessage(row.ID, e)
 	}
 	e.rcpts = uint32(len(m.Recipients))
 	st.mu.Lock()
-	list := append(st.current(rows.id), rows.changes)
-	st.index[rows.id] = e
-	if seg := st.segs[e.seg]; seg != nil && !logged {
-		seg.live += e.recordLen()
-		seg.count++
+	list := append(st.current(row.ID), row.States)
+	st.index[row.ID] = e
+	if !logged {
+		st.log.Link(e.at.Seg, e.recordLen())
 	}
-	st.lastID = max(st.lastID, rows.id)
+	st.lastID = max(st.lastID, row.ID)
 	st.mu.Unlock()
 	if err := overlay(m, list); err != nil {
 		m.State.Corrupt = err.Error()
@@ -194,14 +145,6 @@ func (r *recovery) yield(rows messageRows, e entry, logged bool) error {
 	}
 	r.found.Messages++
 	return r.each(m)
-}
-
-// message decodes the envelope: from the row if there is one, else from the log.
-func (r *recovery) message(rows messageRows, e entry) *mail.Message {
-	if _, _, head, err := parseEnvelopeRow(rows.envelope); err == nil && len(head) > 0 {
-		return decodeMessage(rows.id, head)
-	}
-	return r.st.readMessage(rows.id, e)
 }
 
 // check marks a message corrupt that replay found damaged, or whose content
@@ -216,7 +159,7 @@ func (r *recovery) check(m *mail.Message, e entry) {
 			reason = err.Error()
 		}
 	default:
-		reason = r.st.missing(e)
+		reason = r.st.log.Missing(e.at, e.recordLen())
 	}
 	if reason == "" {
 		return
@@ -232,33 +175,18 @@ func (r *recovery) check(m *mail.Message, e entry) {
 	}
 }
 
-// missing tells why the record of e cannot be where it should be, or "".
-func (st *Store) missing(e entry) string {
-	st.mu.Lock()
-	defer st.mu.Unlock()
-	switch seg := st.segs[e.seg]; {
-	case seg == nil:
-		return fmt.Sprintf("log segment %08x is missing", e.seg)
-	case int64(e.off)+headerLen+int64(e.head)+int64(e.body) > seg.size:
-		return fmt.Sprintf("log segment %08x ends too early", e.seg)
-	}
-	return ""
-}
-
 // verify reads a message's content and checks it.
 func (st *Store) verify(id mail.QueueID, e entry) error {
 	buf, _, body, err := st.readRecord(id, e, true)
-	if buf != nil {
-		defer st.pool.release(buf)
-	}
+	defer st.pool.Release(buf)
 	if err != nil || e.flags&isLarge == 0 {
 		return err
 	}
-	c, err := st.openLarge(id, body)
+	c, err := st.largeDir.Open(id, body)
 	if err != nil {
 		return err
 	}
-	return errors.Join(c.verify(), c.Close())
+	return errors.Join(c.Verify(), c.Close())
 }
 
 // dropStrays forgets changes of messages that do not exist.

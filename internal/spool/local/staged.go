@@ -6,14 +6,16 @@ import (
 	"syscall"
 
 	"posthouse/internal/spool"
+	"posthouse/internal/spool/local/contents"
+	"posthouse/internal/spool/local/seglog"
 )
 
 // staged is a content on its way in: in memory until it is larger than
 // Options.LargeSize, then in a file.
 type staged struct {
 	st   *Store
-	buf  *buffer      // nil before the first byte and after the end
-	file *largeWriter // nil while small
+	buf  *contents.Buffer // nil before the first byte and after the end
+	file *contents.Writer // nil while small
 	size int64
 	hint int   // announced size, bounded
 	err  error // of an earlier write: the content is not whole
@@ -65,11 +67,11 @@ func (s *staged) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	if s.buf == nil {
-		s.buf = s.st.pool.get(max(s.hint, len(p)))
-	} else if len(s.buf.b)+len(p) > cap(s.buf.b) {
-		s.buf = s.st.pool.grow(s.buf, len(p))
+		s.buf = s.st.pool.Get(max(s.hint, len(p)))
+	} else if len(s.buf.B)+len(p) > cap(s.buf.B) {
+		s.buf = s.st.pool.Grow(s.buf, len(p))
 	}
-	s.buf.b = append(s.buf.b, p...)
+	s.buf.B = append(s.buf.B, p...)
 	s.size += int64(len(p))
 	return len(p), nil
 }
@@ -84,14 +86,14 @@ func (s *staged) fail(err error) error {
 
 // spill goes over to a file, beginning with what is in memory.
 func (s *staged) spill() error {
-	w, err := s.st.newLarge()
+	w, err := s.st.largeDir.Create()
 	if err != nil {
 		return err
 	}
 	s.file = w
 	if s.buf != nil {
-		_, err = w.Write(s.buf.b)
-		s.st.pool.release(s.buf)
+		_, err = w.Write(s.buf.B)
+		s.st.pool.Release(s.buf)
 		s.buf = nil
 	}
 	return err
@@ -100,11 +102,11 @@ func (s *staged) spill() error {
 // Discard implements spool.Staged.
 func (s *staged) Discard() {
 	if s.buf != nil {
-		s.st.pool.release(s.buf)
+		s.st.pool.Release(s.buf)
 		s.buf = nil
 	}
 	if s.file != nil {
-		s.file.discard()
+		s.file.Discard()
 		s.file = nil
 	}
 	if s.err == nil {
@@ -113,10 +115,10 @@ func (s *staged) Discard() {
 }
 
 // take returns the content in memory, which the caller then holds.
-func (s *staged) take() *buffer {
+func (s *staged) take() *contents.Buffer {
 	b := s.buf
 	if b == nil {
-		b = s.st.pool.get(0) // an empty message
+		b = s.st.pool.Get(0) // an empty message
 	}
 	s.buf = nil
 	return b
@@ -126,11 +128,10 @@ func (s *staged) take() *buffer {
 func (s *staged) keepLarge(r *request) error {
 	w := s.file
 	s.file = nil
-	ref, err := w.keep(r.id)
+	ref, err := w.Keep(r.log.ID)
 	if err != nil {
 		return s.fail(err)
 	}
-	r.kind, r.body = kindLarge, ref
-	r.bodyCRC = checksum(ref)
+	r.log.Kind, r.log.Body = seglog.Large, ref
 	return nil
 }

@@ -6,56 +6,48 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"sync/atomic"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"posthouse/internal/mail"
 	"posthouse/internal/spool"
+	"posthouse/internal/spool/local/contents"
+	"posthouse/internal/spool/local/rows"
+	"posthouse/internal/spool/local/seglog"
 )
 
 // Store is the embedded spool.Store. See the package comment.
 type Store struct {
 	opts     Options
-	mark     uint64
-	logDir   string
-	largeDir string
 	lock     io.Closer
-	largeFD  vfs.File // the directory of large contents, to sync it
-	rows     *rows
-	pool     bufferPool
+	log      *seglog.Log
+	rows     *rows.DB
+	largeDir *contents.Dir
+	pool     contents.Pool
+	requests sync.Pool // of *request, for Commit and Apply
 	space    spaceGauge
-	com      *committer
+	stop     chan struct{} // closed: the janitor ends
+	janitor  chan struct{} // room for one: there is something to do
+	wg       sync.WaitGroup
 
-	segReady  chan prepared
-	stop      chan struct{} // closed: the helpers end
-	committed chan struct{} // closed: the committer has ended
-	janitor   chan struct{} // room for one: there is something to do
-	wg        sync.WaitGroup
-	failure   atomic.Pointer[error]
-	temporary atomic.Uint64 // numbers temporary files
-
-	// mu guards the rest. It is never held during I/O.
+	// mu guards the rest. It is never held during I/O. Locks of the log are
+	// taken inside it.
 	mu         sync.Mutex
 	idle       sync.Cond // users fell to zero
-	users      int       // calls that use Pebble or open files right now
+	users      int       // calls that use Pebble or files right now
 	closed     bool
 	recovered  bool // Recover came to its end
 	index      map[mail.QueueID]entry
 	large      map[mail.QueueID]int64 // sizes of live large contents
-	largeBytes int64
-	largeGone  []mail.QueueID // files to delete
-	segs       map[uint32]*segment
-	spares     []uint32 // dead segments to be written over
-	cache      contentCache
+	largeBytes int64                  // their sum
+	largeGone  []mail.QueueID         // files to delete
+	cache      *contents.Cache
 	lastID     mail.QueueID
 	gen        *generation
-	frozen     *generation // being written to Pebble; nil when none is
-	frozenEnd  position    // the log position that frozen ends at
-	end        position    // of the log, as far as applied
-	durable    position    // of the last checkpoint
-	logged     int64       // bytes since the last checkpoint began
-	replayed   *replay     // what Open found, for Recover; nil after it
+	frozen     *generation     // being written to Pebble; nil when none is
+	frozenEnd  seglog.Position // that frozen is true for
+	end        seglog.Position // of the log, as far as applied
+	durable    seglog.Position // of the last checkpoint
+	logged     int64           // bytes since the last checkpoint began
+	replayed   *replay         // what Open found, for Recover; nil after it
 }
 
 var _ spool.Store = (*Store)(nil)
@@ -70,77 +62,57 @@ func Open(opts Options) (st *Store, err error) {
 		return nil, err
 	}
 	st = &Store{
-		opts: opts, lock: lock,
-		logDir: opts.FS.PathJoin(opts.Dir, logDir), largeDir: opts.FS.PathJoin(opts.Dir, largeDir),
-		segReady: make(chan prepared), stop: make(chan struct{}), committed: make(chan struct{}), janitor: make(chan struct{}, 1),
-		index: make(map[mail.QueueID]entry), large: make(map[mail.QueueID]int64), segs: make(map[uint32]*segment),
-		cache: contentCache{limit: opts.ContentCache, byID: make(map[mail.QueueID]*buffer)},
-		gen:   newGeneration(),
+		opts: opts, lock: lock, stop: make(chan struct{}), janitor: make(chan struct{}, 1),
+		index: make(map[mail.QueueID]entry), large: make(map[mail.QueueID]int64),
+		cache: contents.NewCache(opts.ContentCache), gen: newGeneration(),
 	}
 	st.idle.L = &st.mu
+	st.requests.New = func() any { return &request{} }
 	st.space.init(&st.opts)
-	st.com = &committer{st: st, wake: make(chan struct{}, 1), blank: make([]byte, min(zeroAhead, opts.SegmentSize))}
 	if err := st.open(); err != nil {
 		return nil, errors.Join(err, st.closeFiles())
 	}
-	st.start()
+	st.wg.Add(1)
+	go st.keepHouse()
 	return st, nil
 }
 
-func (st *Store) open() (err error) {
-	if st.mark, err = readFormat(&st.opts); err != nil {
-		return err
-	}
-	if err := makeDirs(&st.opts); err != nil {
-		return err
-	}
-	if st.largeFD, err = st.opts.FS.OpenDir(st.largeDir); err != nil {
-		return fmt.Errorf("open spool: %w", err)
-	}
-	if st.rows, err = openRows(st); err != nil {
-		return err
-	}
-	if st.durable, st.lastID, err = st.rows.watermark(); err != nil {
-		return err
-	}
-	if st.replayed, err = st.replay(); err != nil {
-		return err
-	}
-	seg, err := st.newSegment(st.replayed.nextSeg)
+func (st *Store) open() error {
+	o := &st.opts
+	mark, err := readFormat(o)
 	if err != nil {
 		return err
 	}
-	st.com.batch = st.replayed.batch
-	st.com.adopt(seg)
-	st.end = position{seg: seg.seq, off: headerLen, batch: st.com.batch}
-	return nil
-}
-
-func (st *Store) start() {
-	go st.com.run()
-	st.wg.Add(2)
-	go st.prepare(st.end.seg + 1)
-	go st.keepHouse()
-}
-
-// fail makes err the final failure, unless there is one.
-func (st *Store) fail(err error) {
-	if errors.Is(err, spool.ErrFailed) {
-		return
+	if err := makeDirs(o); err != nil {
+		return err
 	}
-	err = fmt.Errorf("%w: %w", spool.ErrFailed, err)
-	if st.failure.CompareAndSwap(nil, &err) {
-		st.opts.Warn("spool: fatal: " + err.Error() + ": no more mail is accepted until a restart")
+	dir := func(name string) string { return o.FS.PathJoin(o.Dir, name) }
+	st.log, err = seglog.Open(seglog.Options{FS: o.FS, Dir: dir(logDir), Mark: mark, SegmentSize: o.SegmentSize, Warn: o.Warn})
+	if err != nil {
+		return err
 	}
+	if st.largeDir, err = contents.OpenDir(o.FS, dir(largeDir), st.log.Fail, st.space.took); err != nil {
+		return err
+	}
+	st.rows, err = rows.Open(rows.Options{FS: o.FS, Dir: dir(rowsDir), Cache: o.RowCache, Memory: o.RowMemory, Warn: o.Warn, Failed: st.log.Fail})
+	if err != nil {
+		return err
+	}
+	if st.durable, st.lastID, err = st.rows.Watermark(); err != nil {
+		return err
+	}
+	st.replayed = newReplay(st)
+	end, length, err := st.log.Replay(st.durable, st.replayed)
+	if err != nil {
+		return err
+	}
+	st.logged = length
+	st.end, err = st.log.Start(sink{st}, end)
+	return err
 }
 
 // Err implements spool.Store.
-func (st *Store) Err() error {
-	if p := st.failure.Load(); p != nil {
-		return *p
-	}
-	return nil
-}
+func (st *Store) Err() error { return st.log.Err() }
 
 // enter begins a call that uses Pebble or files, which Close must wait for.
 func (st *Store) enter() error {
@@ -187,27 +159,35 @@ func (st *Store) Commit(ctx context.Context, env *mail.Envelope, content spool.S
 	if err := st.space.check(0); err != nil {
 		return err
 	}
-	r := &request{kind: kindMessage, id: env.ID, rcpts: len(env.Recipients), size: s.size}
-	r.head = spool.AppendEnvelope(make([]byte, 0, 256+96*len(env.Recipients)), env)
-	r.headCRC = checksum(r.head)
+	r := st.requests.Get().(*request)
+	r.log.Kind, r.log.ID, r.rcpts, r.size = seglog.Message, env.ID, len(env.Recipients), s.size
+	r.log.Head = spool.AppendEnvelope(r.log.Head[:0], env)
 	if s.file != nil {
 		if err := s.keepLarge(r); err != nil {
 			return err
 		}
 	} else {
 		r.content = s.take()
-		r.bodyCRC = checksum(r.content.b)
+		r.log.Body = r.content.B
 	}
-	st.space.took(r.recordLen())
-	return st.com.wait(ctx, r)
+	st.space.took(r.log.Len())
+	return st.submit(ctx, r)
 }
 
-func (st *Store) batchRequest(b *spool.Batch) *request {
-	r := &request{kind: kindBatch, ops: b}
-	r.head = spool.AppendBatch(make([]byte, 0, 128), b)
-	r.headCRC = checksum(r.head)
-	return r
+// submit makes r durable. It is used up.
+func (st *Store) submit(ctx context.Context, r *request) error {
+	r.log.Owner = r
+	r.log.HeadCRC, r.log.BodyCRC = seglog.Checksum(r.log.Head), seglog.Checksum(r.log.Body)
+	used, err := st.log.Wait(ctx, &r.log)
+	if used && cap(r.log.Head) <= maxPooledHead {
+		r.log.Body, r.ops, r.content = nil, nil, nil
+		st.requests.Put(r)
+	}
+	return err
 }
+
+// maxPooledHead is the largest envelope or batch whose memory is kept.
+const maxPooledHead = 16 << 10
 
 // Apply implements spool.Store.
 func (st *Store) Apply(ctx context.Context, b *spool.Batch) error {
@@ -215,7 +195,10 @@ func (st *Store) Apply(ctx context.Context, b *spool.Batch) error {
 		return err
 	}
 	defer st.leave()
-	return st.com.wait(ctx, st.batchRequest(b))
+	r := st.requests.Get().(*request)
+	r.log.Kind, r.log.ID, r.ops = seglog.Batch, 0, b
+	r.log.Head = spool.AppendBatch(r.log.Head[:0], b)
+	return st.submit(ctx, r)
 }
 
 // ApplyAsync implements spool.Store.
@@ -228,9 +211,10 @@ func (st *Store) ApplyAsync(b *spool.Batch, done func(error)) {
 		return
 	}
 	defer st.leave()
-	r := st.batchRequest(b)
-	r.done = done
-	if err := st.com.submit(r); err != nil {
+	r := &request{ops: b}
+	r.log = seglog.Request{Kind: seglog.Batch, Owner: r, Done: done, Head: spool.AppendBatch(make([]byte, 0, 128), b)}
+	r.log.HeadCRC = seglog.Checksum(r.log.Head)
+	if err := st.log.Submit(&r.log); err != nil {
 		done(err)
 	}
 }
@@ -250,7 +234,7 @@ func (st *Store) Message(id mail.QueueID) (*mail.Message, error) {
 	}
 	m := st.readMessage(id, e)
 	if e.flags&(hasState|hasRcpts) != 0 {
-		c, err := st.rows.states(id)
+		c, err := st.rows.States(id)
 		if err != nil {
 			return nil, err
 		}
@@ -268,7 +252,7 @@ func (st *Store) Get(key []byte) ([]byte, error) {
 		return nil, err
 	}
 	defer st.leave()
-	return st.rows.get(key)
+	return st.rows.Get(key)
 }
 
 // Scan implements spool.Store.
@@ -277,19 +261,16 @@ func (st *Store) Scan(from, to []byte, each func(key, value []byte) bool) error 
 		return err
 	}
 	defer st.leave()
-	return st.rows.scan(from, to, each)
+	return st.rows.Scan(from, to, each)
 }
 
 // Space implements spool.Store.
 func (st *Store) Space() (spool.Space, error) {
 	free, err := st.space.measure()
 	s := spool.Space{Free: free, Reserve: st.space.reserve}
+	s.Used, s.Live = st.log.Space()
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	for _, seg := range st.segs {
-		s.Used += seg.size
-		s.Live += seg.live
-	}
 	s.Used += st.largeBytes
 	s.Live += st.largeBytes
 	return s, err
@@ -305,8 +286,7 @@ func (st *Store) Close() error {
 	}
 	st.closed = true
 	st.mu.Unlock()
-	st.com.close()
-	<-st.committed
+	st.log.Drain()
 	close(st.stop)
 	st.wg.Wait()
 	st.mu.Lock()
@@ -321,13 +301,13 @@ func (st *Store) Close() error {
 func (st *Store) closeFiles() error {
 	var errs []error
 	if st.rows != nil {
-		errs = append(errs, st.rows.close())
+		errs = append(errs, st.rows.Close())
 	}
-	for _, seg := range st.segs {
-		errs = append(errs, seg.file.Close())
+	if st.log != nil {
+		errs = append(errs, st.log.Close())
 	}
-	if st.largeFD != nil {
-		errs = append(errs, st.largeFD.Close())
+	if st.largeDir != nil {
+		errs = append(errs, st.largeDir.Close())
 	}
 	return errors.Join(append(errs, st.lock.Close())...)
 }

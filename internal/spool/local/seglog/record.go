@@ -1,4 +1,4 @@
-package local
+package seglog
 
 import (
 	"encoding/binary"
@@ -29,17 +29,19 @@ const (
 	recordAlign = 8
 )
 
-// Kinds of records. The numbers are stored: only append.
+// Kind is the kind of a record. The numbers are stored: only append.
+type Kind uint8
+
+// The kinds. The owner's are Message to Batch.
 const (
-	kindSegment = 1 // the first of a segment; no head, no body
-	kindMessage = 2 // head: envelope; body: content
-	kindLarge   = 3 // head: envelope; body: largeRef
-	kindBatch   = 4 // head: spool.Batch
-	kindEnd     = 5 // the last of a segment
+	kindSegment Kind = 1 // the first of a segment; no head, no body
+	Message     Kind = 2 // head: envelope; body: content
+	Large       Kind = 3 // head: envelope; body: reference to the content
+	Batch       Kind = 4 // head: changes
+	kindEnd     Kind = 5 // the last of a segment
 )
 
-// flagCopied marks a message that was moved here from an older segment. It
-// counts only if the message is still live at that place of the log.
+// flagCopied is Request.Copied.
 const flagCopied = 1
 
 // header is a record's header in memory.
@@ -53,12 +55,18 @@ type header struct {
 	bodyLen uint32
 	headCRC uint32
 	bodyCRC uint32
-	kind    uint8
+	kind    Kind
 	flags   uint8
 }
 
 // castagnoli is the polynomial that processors compute in hardware.
 func checksum(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }
+
+// Checksum is the checksum of heads and bodies.
+func Checksum(b []byte) uint32 { return checksum(b) }
+
+// RecordLen is how much of the log a record takes.
+func RecordLen(headLen, bodyLen int64) int64 { return recordLen(headLen, bodyLen) }
 
 func recordLen(headLen, bodyLen int64) int64 {
 	return (headerLen + headLen + bodyLen + recordAlign - 1) &^ (recordAlign - 1)
@@ -79,7 +87,7 @@ func (h *header) append(b []byte, mark uint64) []byte {
 	b = le.AppendUint32(b, h.bodyLen)
 	b = le.AppendUint32(b, h.headCRC)
 	b = le.AppendUint32(b, h.bodyCRC)
-	b = append(b, h.kind, h.flags, 0, 0)
+	b = append(b, byte(h.kind), h.flags, 0, 0)
 	b = le.AppendUint32(b, h.off)
 	b = le.AppendUint32(b, 0)
 	return le.AppendUint32(b, checksum(b[at:at+headerLen-4]))
@@ -113,6 +121,6 @@ func (h *header) fill(b []byte) {
 	*h = header{
 		id: mail.QueueID(le.Uint64(b[8:])), batch: le.Uint64(b[16:]), seg: le.Uint32(b[24:]), start: le.Uint32(b[28:]),
 		headLen: le.Uint32(b[32:]), bodyLen: le.Uint32(b[36:]), headCRC: le.Uint32(b[40:]), bodyCRC: le.Uint32(b[44:]),
-		kind: b[48], flags: b[49], off: le.Uint32(b[52:]),
+		kind: Kind(b[48]), flags: b[49], off: le.Uint32(b[52:]),
 	}
 }

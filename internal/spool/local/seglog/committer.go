@@ -1,4 +1,4 @@
-package local
+package seglog
 
 import (
 	"context"
@@ -7,45 +7,15 @@ import (
 	"sync"
 	"syscall"
 
-	"posthouse/internal/mail"
 	"posthouse/internal/spool"
 )
 
-// request is one record on its way into the log.
-type request struct {
-	kind    uint8
-	flags   uint8
-	id      mail.QueueID
-	rcpts   int
-	head    []byte
-	content *buffer // body of a kindMessage; the request holds it
-	body    []byte  // body of other kinds
-	headCRC uint32
-	bodyCRC uint32
-	size    int64        // of a large content
-	ops     *spool.Batch // kindBatch
-	from    location     // flagCopied: where the message was
-	done    func(error)  // called with the outcome, or
-	outcome chan error   // it is sent here; room for one
-
-	off int64 // in the segment; set by the committer
-}
-
-func (r *request) bytes() []byte {
-	if r.content != nil {
-		return r.content.b
-	}
-	return r.body
-}
-
-func (r *request) recordLen() int64 { return recordLen(int64(len(r.head)), int64(len(r.bytes()))) }
-
-// committer turns requests into log records. See the package comment.
+// committer writes the log. See the package comment.
 type committer struct {
-	st *Store
+	log *Log
 
 	mu     sync.Mutex
-	queue  []*request
+	queue  []*Request
 	closed bool
 	wake   chan struct{} // room for one: the queue is no longer empty, or closed
 
@@ -63,9 +33,8 @@ type committer struct {
 // than a few milliseconds of disk throughput.
 const maxBatchBytes = 4 << 20
 
-// submit queues a request. Requests become durable in the order of submit.
-func (c *committer) submit(r *request) error {
-	if err := c.st.Err(); err != nil {
+func (c *committer) submit(r *Request) error {
+	if err := c.log.Err(); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -99,8 +68,8 @@ func (c *committer) close() {
 
 // run is the committer's goroutine.
 func (c *committer) run() {
-	defer close(c.st.committed)
-	var taken []*request
+	defer close(c.log.committed)
+	var taken []*Request
 	for {
 		c.mu.Lock()
 		taken, c.queue = c.queue, taken[:0]
@@ -119,7 +88,7 @@ func (c *committer) run() {
 }
 
 // commitAll makes requests durable, in batches that fit a write and a segment.
-func (c *committer) commitAll(reqs []*request) {
+func (c *committer) commitAll(reqs []*Request) {
 	for len(reqs) > 0 {
 		n, err := c.commit(reqs)
 		switch {
@@ -127,8 +96,7 @@ func (c *committer) commitAll(reqs []*request) {
 			c.withoutSpace(reqs[:max(n, 1)])
 			n = max(n, 1)
 		case err != nil:
-			c.st.fail(err)
-			c.finish(reqs, c.st.Err())
+			c.finish(reqs, c.log.Fail(err))
 			return
 		default:
 			c.finish(reqs[:n], nil)
@@ -142,8 +110,8 @@ var errLogFull = fmt.Errorf("%w: the log cannot grow", spool.ErrNoSpace)
 
 // commit makes the first n requests durable and visible. All errors but
 // errLogFull are final.
-func (c *committer) commit(reqs []*request) (n int, err error) {
-	if err := c.st.Err(); err != nil {
+func (c *committer) commit(reqs []*Request) (n int, err error) {
+	if err := c.log.Err(); err != nil {
 		return 0, err
 	}
 	if c.full {
@@ -169,30 +137,36 @@ func (c *committer) commit(reqs []*request) (n int, err error) {
 	if cap(c.buf) > 2*maxBatchBytes {
 		c.buf = nil
 	}
-	return n, c.st.applyBatch(c.seg, reqs[:n], position{seg: c.seg.seq, off: uint32(end), batch: c.batch})
+	c.log.mu.Lock()
+	c.seg.size = max(c.seg.size, c.zeros)
+	c.log.mu.Unlock()
+	return n, c.log.sink.Apply(reqs[:n], Position{Seg: c.seg.seq, Off: uint32(end), Batch: c.batch})
 }
 
 // layOut fills the buffer with the records of as many requests as go into one
 // write. full tells that the segment ends with them. end is where replay goes
 // on after them: at the end mark if there is one, so that it sees it.
-func (c *committer) layOut(reqs []*request) (n int, full bool, end int64) {
+func (c *committer) layOut(reqs []*Request) (n int, full bool, end int64) {
 	c.batch++
 	c.buf = c.buf[:0]
 	h := header{batch: c.batch, seg: c.seg.seq, start: uint32(c.off)}
 	for _, r := range reqs {
 		end = c.off + int64(len(c.buf))
-		if end+r.recordLen()+headerLen > c.st.opts.SegmentSize && end > headerLen {
+		if end+r.Len()+headerLen > c.log.opts.SegmentSize && end > headerLen {
 			mark := header{batch: c.batch, seg: c.seg.seq, start: uint32(c.off), kind: kindEnd, off: uint32(end)}
-			c.buf = mark.append(c.buf, c.st.mark)
+			c.buf = mark.append(c.buf, c.log.opts.Mark)
 			return n, true, end
 		}
-		if n > 0 && int64(len(c.buf))+r.recordLen() > maxBatchBytes {
+		if n > 0 && int64(len(c.buf))+r.Len() > maxBatchBytes {
 			return n, false, end
 		}
-		r.off = end
-		h.kind, h.flags, h.id, h.off = r.kind, r.flags, r.id, uint32(end)
-		h.headLen, h.bodyLen, h.headCRC, h.bodyCRC = uint32(len(r.head)), uint32(len(r.bytes())), r.headCRC, r.bodyCRC
-		c.buf = h.appendRecord(c.buf, c.st.mark, r.head, r.bytes())
+		r.At = Location{c.seg.seq, uint32(end)}
+		h.kind, h.flags, h.id, h.off = r.Kind, 0, r.ID, uint32(end)
+		if r.Copied {
+			h.flags = flagCopied
+		}
+		h.headLen, h.bodyLen, h.headCRC, h.bodyCRC = uint32(len(r.Head)), uint32(len(r.Body)), r.HeadCRC, r.BodyCRC
+		c.buf = h.appendRecord(c.buf, c.log.opts.Mark, r.Head, r.Body)
 		n++
 	}
 	return n, false, c.off + int64(len(c.buf))
@@ -204,7 +178,7 @@ func (c *committer) layOut(reqs []*request) (n int, full bool, end int64) {
 // is not mistaken for records.
 func (c *committer) write() error {
 	end := c.off + int64(len(c.buf))
-	if end > c.zeros && end+zeroAhead <= c.st.opts.SegmentSize {
+	if end > c.zeros && end+zeroAhead <= c.log.opts.SegmentSize {
 		// It only saves time: without space it is not done.
 		if n, err := c.seg.file.WriteAt(c.blank, end); err == nil {
 			c.zeros = end + int64(n)
@@ -217,13 +191,13 @@ func (c *committer) write() error {
 // withoutSpace is what happens to a batch that the disk has no room for:
 // messages are refused, and what finishes messages that are inside is tried
 // again without them.
-func (c *committer) withoutSpace(reqs []*request) {
-	var keep []*request
+func (c *committer) withoutSpace(reqs []*Request) {
+	var keep []*Request
 	for _, r := range reqs {
-		if r.kind == kindBatch {
+		if r.Kind == Batch {
 			keep = append(keep, r)
 		} else {
-			c.finish([]*request{r}, errLogFull)
+			c.finish([]*Request{r}, errLogFull)
 		}
 	}
 	for len(keep) > 0 {
@@ -233,8 +207,7 @@ func (c *committer) withoutSpace(reqs []*request) {
 			c.finish(keep, err)
 			return
 		case err != nil:
-			c.st.fail(err)
-			c.finish(keep, c.st.Err())
+			c.finish(keep, c.log.Fail(err))
 			return
 		}
 		c.finish(keep[:n], nil)
@@ -244,7 +217,7 @@ func (c *committer) withoutSpace(reqs []*request) {
 
 // nextSegment goes on in a fresh segment, waiting for it if need be.
 func (c *committer) nextSegment() error {
-	p := <-c.st.segReady
+	p := <-c.log.ready
 	if errors.Is(p.err, syscall.ENOSPC) {
 		return errLogFull
 	}
@@ -257,50 +230,50 @@ func (c *committer) nextSegment() error {
 
 // adopt makes seg the one that is written.
 func (c *committer) adopt(seg *segment) {
-	st := c.st
-	st.mu.Lock()
-	defer st.mu.Unlock()
+	c.log.mu.Lock()
+	defer c.log.mu.Unlock()
 	if c.seg != nil {
-		c.seg.size = max(c.seg.size, c.zeros)
 		c.seg.sealed = true
-		c.seg.refs--
 	}
-	st.segs[seg.seq] = seg
-	seg.refs++
+	c.log.segs[seg.seq] = seg
 	c.seg, c.off, c.zeros, c.full = seg, headerLen, seg.size, false
 }
 
 // finish tells requests their outcome.
-func (c *committer) finish(reqs []*request, err error) {
+func (c *committer) finish(reqs []*Request, err error) {
 	for _, r := range reqs {
-		if r.content != nil && err != nil {
-			c.st.pool.release(r.content)
-			r.content = nil
+		if err != nil {
+			c.log.sink.Refused(r)
 		}
-		if r.done != nil {
-			r.done(err)
+		if r.Done != nil {
+			r.Done(err)
 		} else {
 			r.outcome <- err
 		}
 	}
 }
 
-// wait submits r and waits for its outcome, or for ctx.
-func (c *committer) wait(ctx context.Context, r *request) error {
-	r.outcome = make(chan error, 1)
-	if err := c.submit(r); err != nil {
-		if r.content != nil {
-			c.st.pool.release(r.content)
-		}
-		return err
+// Submit queues a request; its outcome goes to Done. Requests become durable
+// in the order of Submit. After an error there is no outcome.
+func (l *Log) Submit(r *Request) error { return l.com.submit(r) }
+
+// Wait submits a request and waits for its outcome, or for ctx. used is false
+// when the request is still under way because ctx ended first.
+func (l *Log) Wait(ctx context.Context, r *Request) (used bool, err error) {
+	if r.outcome == nil {
+		r.outcome = make(chan error, 1)
+	}
+	if err := l.com.submit(r); err != nil {
+		l.sink.Refused(r)
+		return true, err
 	}
 	if ctx.Done() == nil {
-		return <-r.outcome
+		return true, <-r.outcome
 	}
 	select {
 	case err := <-r.outcome:
-		return err
+		return true, err
 	case <-ctx.Done():
-		return ctx.Err()
+		return false, ctx.Err()
 	}
 }
