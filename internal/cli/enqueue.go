@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"posthouse/internal/intake/pickup"
@@ -24,14 +25,15 @@ const lineLimit = 2048
 // enqueuing is one message on its way from standard input to the maildrop.
 type enqueuing struct {
 	*submission
-	from   string // sender, without quotes
-	out    *bufio.Writer
-	buf    []byte
-	rcpts  int
-	header *message.Filter // reads recipients for -t; nil otherwise
-	plain  []mail.Address
-	resent []mail.Address
-	again  bool // a field of the resent kind was seen
+	from    string // sender, without quotes
+	fixEnds string // sendmail_fix_line_endings: always, strict or never
+	out     *bufio.Writer
+	buf     []byte          // of the record being written
+	rcpts   int             // written so far
+	header  *message.Filter // reads recipients for -t; nil otherwise
+	plain   []mail.Address  // of To, Cc and Bcc
+	resent  []mail.Address  // of their resent forms
+	again   bool            // a resent form was seen
 }
 
 // enqueue puts the message on standard input into the maildrop, whether or
@@ -48,8 +50,11 @@ func (m *submission) enqueue() int {
 	if err != nil {
 		return m.fatal(exTempFail, "%v", err)
 	}
-	// The server need not run, and looks by itself sooner or later.
-	if err := s.client().Pickup(m.ctx); err != nil && !errors.Is(err, control.ErrUnreachable) && m.verbose > 1 {
+	// The server need not run, and looks by itself sooner or later. Where none
+	// ever ran, the user had better know: Postfix says so under this name.
+	if err := s.client().Pickup(m.ctx); errors.Is(err, syscall.ENOENT) {
+		fmt.Fprintf(m.std.Err, "postdrop: warning: unable to look up public/pickup: %s\n", reason(err))
+	} else if err != nil && !errors.Is(err, control.ErrUnreachable) {
 		m.warn("wake up the mail system: %v", err)
 	}
 	if m.verbose == 1 {
@@ -82,7 +87,7 @@ func (m *submission) senderName() string {
 
 // post writes the maildrop file.
 func (m *submission) post(s *settings) (err error) {
-	e := &enqueuing{submission: m, from: m.senderName()}
+	e := &enqueuing{submission: m, from: m.senderName(), fixEnds: s.cfg.String("sendmail_fix_line_endings")}
 	if e.from == "" && !m.hasSender {
 		return fmt.Errorf("no login name found for user ID %d", m.uid)
 	}
@@ -209,8 +214,9 @@ func (e *enqueuing) content() error {
 			Collect: message.RecipientFields.Union(message.ResentRecipientFields), Value: e.collect, DropMailboxLines: true})
 	}
 	in := bufio.NewReaderSize(e.std.In, lineLimit)
-	start, whole, first := true, true, true // at the top; the last piece ended its line; no line seen
-	stripCR := false
+	start, whole := true, true // at the top; the last piece ended its line
+	// sendmail_fix_line_endings: "strict" lets the first line decide for all.
+	stripCR, undecided := e.fixEnds == "always", e.fixEnds == "strict"
 	for {
 		piece, err := in.ReadSlice('\n')
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, bufio.ErrBufferFull) {
@@ -221,9 +227,8 @@ func (e *enqueuing) content() error {
 		}
 		ended := piece[len(piece)-1] == '\n'
 		line := bytes.TrimSuffix(piece, []byte("\n"))
-		if first && ended {
-			// The first line decides for all (sendmail_fix_line_endings).
-			stripCR, first = bytes.HasSuffix(line, []byte("\r")), false
+		if undecided && ended {
+			stripCR, undecided = bytes.HasSuffix(line, []byte("\r")), false
 		}
 		if stripCR && ended {
 			line = bytes.TrimRight(line, "\r")
@@ -235,7 +240,7 @@ func (e *enqueuing) content() error {
 		if !e.dots && whole && len(line) == 1 && line[0] == '.' {
 			return nil
 		}
-		if err := e.line(line, ended || errors.Is(err, io.EOF)); err != nil {
+		if err := e.line(line, ended); err != nil {
 			return err
 		}
 		whole = ended

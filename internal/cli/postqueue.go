@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"posthouse/internal/mail"
@@ -161,8 +162,11 @@ func (p *process) flush(s *settings, mode byte, arg string) int {
 	case err == nil:
 		return 0
 	case errors.Is(err, control.ErrUnreachable):
-		if mode != 'f' {
+		switch {
+		case mode != 'f':
 			p.warn("connect to public/flush: %s", reason(err))
+		case errors.Is(err, syscall.ENOENT):
+			p.warn("unable to look up public/qmgr: %s", reason(err))
 		}
 		return p.fatal(exUnavailable, "Cannot flush mail queue - mail system is down")
 	case errors.Is(err, control.ErrDenied):

@@ -177,7 +177,10 @@ func (m *submission) option(opt *options) error {
 func (m *submission) dsnOption(opt *options) {
 	switch opt.opt {
 	case 'N':
-		m.notify = parseNotify(opt.arg)
+		var unknown string
+		if m.notify, unknown = parseNotify(opt.arg); unknown != "" {
+			m.warn("unknown DSN NOTIFY command value \"%s\" in \"%s\"", unknown, opt.arg)
+		}
 		if m.notify == 0 {
 			m.warn("bad -N option value -- ignored")
 		}
@@ -202,9 +205,9 @@ func (m *submission) dsnOption(opt *options) {
 	}
 }
 
-// parseNotify reads the value of -N; 0 when it is none.
-func parseNotify(list string) mail.Notify {
-	var n mail.Notify
+// parseNotify reads the value of -N: 0 when it is none, and the word that is
+// to blame for it if there is one.
+func parseNotify(list string) (n mail.Notify, unknown string) {
 	for _, word := range strings.Split(list, ",") {
 		switch strings.ToLower(strings.TrimSpace(word)) {
 		case "never":
@@ -216,13 +219,13 @@ func parseNotify(list string) mail.Notify {
 		case "delay":
 			n |= mail.NotifyDelay
 		default:
-			return 0
+			return 0, word
 		}
 	}
 	if n&mail.NotifyNever != 0 && n != mail.NotifyNever {
-		return 0 // RFC 3461 §4.1: NEVER stands alone
+		return 0, "" // RFC 3461 §4.1: NEVER stands alone
 	}
-	return n
+	return n, ""
 }
 
 func (m *submission) modeOption(arg string) error {

@@ -127,8 +127,8 @@ func serve(t testing.TB, f *fake, cfg Config, uid int) *Client {
 		if err := <-done; err != nil {
 			t.Errorf("Serve: %v", err)
 		}
-		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the socket stayed: %v", err)
+		if _, err := NewClient(path).Counts(context.Background()); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("after the end: %v", err)
 		}
 	})
 	return NewClient(path)

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +40,7 @@ func dial(ctx context.Context, path string) (net.Conn, error) {
 }
 
 // Listen makes the socket at path, open to every user of the machine: the
-// Server looks at who they are. A socket left behind by a server that died is
+// Server looks at who they are. A socket left behind by a server that ended is
 // replaced; one that answers is not.
 func Listen(path string) (net.Listener, error) {
 	if conn, err := dial(context.Background(), path); err == nil {
@@ -61,29 +60,13 @@ func Listen(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", path, err)
 	}
-	l.SetUnlinkOnClose(false) // the name it was made under may be gone
+	// Left behind on purpose, as Postfix leaves its own: a client then hears
+	// "Connection refused", which everyone knows to mean that it is not running.
+	l.SetUnlinkOnClose(false)
 	if err := os.Chmod(path, 0o666); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &listener{UnixListener: l, path: path}, nil
-}
-
-type listener struct {
-	*net.UnixListener
-	path string
-	once sync.Once
-}
-
-// Close removes the socket's name first: once it is closed, another server
-// may have made its own there.
-func (l *listener) Close() error {
-	var rm error
-	l.once.Do(func() {
-		if rm = os.Remove(l.path); errors.Is(rm, os.ErrNotExist) {
-			rm = nil
-		}
-	})
-	return errors.Join(rm, l.UnixListener.Close())
+	return l, nil
 }
 
 // peerUID is the user at the other end.

@@ -112,6 +112,7 @@ func sample(t testing.TB) []byte {
 
 // TestPostcat compares with the real command on files good and bad.
 func TestPostcat(t *testing.T) {
+	t.Parallel()
 	p := oracle.New(t)
 	good := sample(t)
 	rec := func(parts ...string) []byte {
@@ -158,6 +159,7 @@ func TestPostcat(t *testing.T) {
 
 // TestPostcatRealFiles compares on files that a running Postfix made.
 func TestPostcatRealFiles(t *testing.T) {
+	t.Parallel()
 	p := oracle.New(t)
 	p.Start()
 	long := string(longText())

@@ -44,6 +44,7 @@ func message() *mail.Message {
 
 // TestEncodeForPostfix lets the real postcat read what Encode wrote.
 func TestEncodeForPostfix(t *testing.T) {
+	t.Parallel()
 	m := message()
 	m.RcptState[1].Phase, m.RcptState[2].Phase = mail.Sent, mail.Canceled
 	content := "Subject: x\r\n\r\nhello\r\n" + strings.Repeat("y", 5000) + "\r\n"
@@ -76,6 +77,7 @@ func TestEncodeForPostfix(t *testing.T) {
 // TestPostfixTakesOurFile hands an encoded message to a real Postfix, in its
 // maildrop, as postsuper -r does.
 func TestPostfixTakesOurFile(t *testing.T) {
+	t.Parallel()
 	p := oracle.New(t)
 	p.Start()
 	m := message()

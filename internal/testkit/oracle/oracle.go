@@ -9,6 +9,7 @@ package oracle
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -50,6 +51,10 @@ func New(tb testing.TB, extra ...string) *Instance {
 			tb.Error(err)
 		}
 	})
+	// postsuper writes to the log as Postfix's user when no server does.
+	if err := os.Chmod(pf.Dir, 0o777); err != nil {
+		tb.Fatal(err)
+	}
 	return &Instance{tb: tb, pf: pf, Dir: pf.ConfigDir(), Spool: pf.QueueDir()}
 }
 
@@ -85,6 +90,6 @@ func (i *Instance) Run(stdin, name string, args ...string) Output {
 	if err != nil {
 		i.tb.Errorf("%s: %v", name, err)
 	}
-	// Some of Postfix's diagnostics begin with the path it was started as.
-	return Output{Stdout: out.Stdout, Stderr: strings.ReplaceAll(out.Stderr, cmd.Path+": ", name+": "), Status: out.Code}
+	// Some of Postfix's diagnostics have the path it was started as.
+	return Output{Stdout: out.Stdout, Stderr: strings.ReplaceAll(out.Stderr, cmd.Path, name), Status: out.Code}
 }
