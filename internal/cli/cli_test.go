@@ -25,41 +25,6 @@ func (w *world) offline() {
 	}
 }
 
-func TestOptions(t *testing.T) {
-	for _, c := range []struct {
-		spec, line string
-		want       string // options as seen
-		rest       string
-	}{
-		{"bhq", "-qbh ID", "q b h", "ID"},
-		{"c:p", "-cDIR -p", "c=DIR p", ""},
-		{"c:p", "-c DIR -p x", "c=DIR p", "x"},
-		{"d:h:", "-d 1 -d 2 -h -", "d=1 d=2 h=-", ""},
-		{"p", "- -p", "", "- -p"},
-		{"p", "-p -- -p", "p", "-p"},
-		{"p", "x -p", "", "x -p"},
-		{"p", "-x", "?(invalid option -- 'x')", ""},
-		{"d:", "-d", "?(option requires an argument -- 'd')", ""},
-		{"d:", "-:", "?(invalid option -- ':')", ""},
-	} {
-		var seen []string
-		o := newOptions(c.spec, strings.Fields(c.line))
-		for o.next() {
-			s := string(rune(o.opt))
-			if o.arg != "" {
-				s += "=" + o.arg
-			}
-			if o.err != "" {
-				s += "(" + o.err + ")"
-			}
-			seen = append(seen, s)
-		}
-		if got := strings.Join(seen, " "); got != c.want || strings.Join(o.operands(), " ") != c.rest {
-			t.Errorf("%q: %q, rest %q", c.line, got, o.operands())
-		}
-	}
-}
-
 // TestPostsuper walks through the dialogues of the captures with our own IDs.
 func TestPostsuper(t *testing.T) {
 	w := newWorld(t)
@@ -114,9 +79,11 @@ func TestPostsuper(t *testing.T) {
 			t.Errorf("postsuper %s: %s", c.line, diff)
 		}
 	}
-	if a := w.queue.actors[0]; a.Via != "postsuper" {
-		t.Errorf("the audit would say %+v", a)
-	}
+	w.change(func(q *fakeQueue) {
+		if a := q.actors[0]; a.Via != "postsuper" {
+			t.Errorf("the audit would say %+v", a)
+		}
+	})
 }
 
 const listed = `-Queue ID-  --Size-- ----Arrival Time---- -Sender/Recipient-------
@@ -213,11 +180,14 @@ func TestFlush(t *testing.T) {
 	w.add(mail.Deferred, 0xB1247C00B000)
 	w.add(mail.Deferred, 0xB1247C00B001).Recipients[0].Address = "x@other.example"
 	for line, n := range map[string]int{"postqueue -f": 2, "postqueue -i B1247C00B001": 1, "postqueue -i NOSUCH": 0, "postqueue -s y.example": 1, "sendmail -q": 2} {
-		w.queue.retried = nil
+		w.change(func(q *fakeQueue) { q.retried = nil })
 		f := strings.Fields(line)
-		if got := w.run("", f[0], f[1:]...); got != (oracle.Output{}) || len(w.queue.retried) != n {
-			t.Errorf("%s: %+v, %d retried", line, got, len(w.queue.retried))
-		}
+		got := w.run("", f[0], f[1:]...)
+		w.change(func(q *fakeQueue) {
+			if got != (oracle.Output{}) || len(q.retried) != n {
+				t.Errorf("%s: %+v, %d retried", line, got, len(q.retried))
+			}
+		})
 	}
 }
 
@@ -252,11 +222,14 @@ func TestPostcat(t *testing.T) {
 func TestSendmailWakesTheServer(t *testing.T) {
 	w := newWorld(t)
 	w.serve()
-	if out := w.run("Subject: x\n\n", "sendmail", "r@y.example"); out != (oracle.Output{}) || w.queue.poked != 1 {
-		t.Errorf("%+v, poked %d times", out, w.queue.poked)
-	}
+	out := w.run("Subject: x\n\n", "sendmail", "r@y.example")
+	w.change(func(q *fakeQueue) {
+		if out != (oracle.Output{}) || q.poked != 1 {
+			t.Errorf("%+v, poked %d times", out, q.poked)
+		}
+	})
 	full := newWorld(t, "message_size_limit = 1000")
-	out := full.run(strings.Repeat("x\n", 100000), "sendmail", "-f", "s@x", "r@y.example")
+	out = full.run(strings.Repeat("x\n", 100000), "sendmail", "-f", "s@x", "r@y.example")
 	if out.Status != 75 || out.Stderr != fmt.Sprintf("sendmail: fatal: s@x(%d): message file too big\n", full.uid) {
 		t.Errorf("%+v", out)
 	}
@@ -288,7 +261,7 @@ func TestPostfixCommand(t *testing.T) {
 		}
 	}
 	stop := w.serve()
-	w.queue.onStop = func() { go stop() }
+	w.change(func(q *fakeQueue) { q.onStop = func() { go stop() } })
 	for _, c := range []struct {
 		verb string
 		want oracle.Output
@@ -331,7 +304,7 @@ func TestNativeVerbs(t *testing.T) {
 		}
 	}
 	stop := w.serve()
-	w.queue.onStop = func() { go stop() }
+	w.change(func(q *fakeQueue) { q.onStop = func() { go stop() } })
 	w.add(mail.Hold, 1)
 	out := w.run("", "posthouse", "status", "-c", w.dir)
 	lines := strings.Split(out.Stdout, "\n")
@@ -339,11 +312,15 @@ func TestNativeVerbs(t *testing.T) {
 		strings.Index(out.Stdout, "smtp:busy.example") > strings.Index(out.Stdout, "smtp:quiet.example") {
 		t.Errorf("%s", out.Stdout)
 	}
-	var doc statusDoc
+	var doc struct {
+		PID          int   `json:"pid"`
+		Queues       []any `json:"queues"`
+		Destinations []any `json:"destinations"`
+	}
 	if err := json.Unmarshal([]byte(w.run("", "posthouse", "status", "-o", "json").Stdout), &doc); err != nil || doc.PID != 4711 || len(doc.Queues) != 7 || len(doc.Destinations) != 2 {
 		t.Errorf("%+v, %v", doc, err)
 	}
-	w.queue.reload = errors.New("main.cf, line 3: nonsense")
+	w.change(func(q *fakeQueue) { q.reload = errors.New("main.cf, line 3: nonsense") })
 	if out := w.run("", "posthouse", "reload"); out.Status != 1 || out.Stderr != "posthouse: fatal: main.cf, line 3: nonsense\n" {
 		t.Errorf("%+v", out)
 	}

@@ -87,6 +87,13 @@ Examples:
   postcat -bhq 006543210ABC > message.eml
 
 Exit status: 0 shown; 1 no such message, or not permitted.`
+	default:
+		return postfixAdminHelp(name)
+	}
+}
+
+func postfixAdminHelp(name string) (short, long string) {
+	switch name {
 	case "sendmail", "newaliases":
 		return "send a message from standard input", `sendmail [options] [RECIPIENT...]
 
@@ -103,13 +110,6 @@ Example:
   printf 'Subject: hi\n\nhello\n' | sendmail -f me@example.com you@example.net
 
 Exit status: 0 accepted; 75 not accepted, try again; 69 from -bp and -q.`
-	default:
-		return postfixAdminHelp(name)
-	}
-}
-
-func postfixAdminHelp(name string) (short, long string) {
-	switch name {
 	case "postconf":
 		return "show or change the configuration", `postconf [-n] [-d] [-h] [-e NAME=VALUE] [-c DIR] [NAME...]
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"posthouse/internal/cli/render"
 	"posthouse/internal/operator/control"
 )
 
@@ -138,6 +139,39 @@ func (n *native) stopServer() int {
 		return n.failed(s, err)
 	}
 	if err := n.awaitEnd(s); err != nil {
+		return n.fatal(exitError, "%v", err)
+	}
+	return exitOK
+}
+
+// statusVerb is `posthouse status`.
+func (n *native) statusVerb() *cobra.Command {
+	cmd := n.verb("status", "how the server stands", statusHelp, n.showStatus)
+	cmd.Flags().StringVarP(&n.output, "output", "o", "table", "table or json")
+	cmd.PreRunE = func(*cobra.Command, []string) error {
+		if n.output != "table" && n.output != "json" {
+			return fmt.Errorf("-o %s: the forms are table and json", n.output)
+		}
+		return nil
+	}
+	return cmd
+}
+
+func (n *native) showStatus() int {
+	s := n.settings(n.config)
+	if s == nil {
+		return exitError
+	}
+	st, err := s.client().Status(n.ctx)
+	if err != nil {
+		return n.failed(s, err)
+	}
+	if n.output == "json" {
+		err = render.StatusJSON(n.std.Out, st)
+	} else {
+		err = render.Status(n.std.Out, st)
+	}
+	if err != nil && !isBrokenPipe(err) {
 		return n.fatal(exitError, "%v", err)
 	}
 	return exitOK

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 
+	"posthouse/internal/cli/getopt"
 	"posthouse/internal/intake/pickup"
 	"posthouse/internal/mail"
 	"posthouse/internal/operator"
@@ -55,13 +56,13 @@ func runPostcat(p *process, args []string) int {
 // options reads the options and leaves the operands.
 func (c *cat) options(args *[]string) int {
 	pr := &c.printer
-	opt := newOptions("bc:dehoqrs:v", *args)
-	for opt.next() {
-		switch opt.opt {
+	opt := getopt.New("bc:dehoqrs:v", *args)
+	for opt.Next() {
+		switch opt.Opt {
 		case 'b':
 			pr.Body = true
 		case 'c':
-			c.config = opt.arg
+			c.config = opt.Arg
 		case 'd':
 			pr.Decimal = true
 		case 'e':
@@ -75,22 +76,22 @@ func (c *cat) options(args *[]string) int {
 		case 'r':
 			pr.Raw = true
 		case 's':
-			n, err := strconv.ParseInt(opt.arg, 10, 63)
+			n, err := strconv.ParseInt(opt.Arg, 10, 63)
 			if err != nil || n < 0 {
-				return c.fatal(1, "bad offset: %s", opt.arg)
+				return c.fatal(1, "bad offset: %s", opt.Arg)
 			}
 			pr.Start = n
 		case 'v':
 			pr.Verbose = true
 		default:
-			c.info("%s", opt.err)
+			c.info("%s", opt.Complaint)
 			return c.fatal(1, postcatUsage)
 		}
 	}
 	if !pr.Body && !pr.Envelope && !pr.Header {
 		pr.Body, pr.Envelope, pr.Header = true, true, true
 	}
-	*args = opt.operands()
+	*args = opt.Operands()
 	return 0
 }
 

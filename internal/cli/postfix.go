@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"posthouse/internal/cli/getopt"
 	"posthouse/internal/operator/control"
 	"posthouse/internal/postfix/config"
 )
@@ -33,17 +34,17 @@ type postfixRun struct {
 // messages carry the name of Postfix's script and go to standard error.
 func runPostfix(p *process, args []string) int {
 	var dir string
-	opt := newOptions("c:Dv", args)
-	for opt.next() {
-		switch opt.opt {
+	opt := getopt.New("c:Dv", args)
+	for opt.Next() {
+		switch opt.Opt {
 		case 'c':
-			if !filepath.IsAbs(opt.arg) {
+			if !filepath.IsAbs(opt.Arg) {
 				return p.fatal(1, "-c requires absolute pathname")
 			}
-			dir = opt.arg
+			dir = opt.Arg
 		case 'D', 'v':
 		default:
-			p.info("%s", opt.err)
+			p.info("%s", opt.Complaint)
 			return p.fatal(1, "usage: postfix [-c config_dir] [-Dv] command")
 		}
 	}
@@ -58,8 +59,8 @@ func runPostfix(p *process, args []string) int {
 	p.name = "postfix/postfix-script"
 	r := &postfixRun{process: p, s: s}
 	verb := ""
-	if len(opt.operands()) > 0 {
-		verb = opt.operands()[0]
+	if len(opt.Operands()) > 0 {
+		verb = opt.Operands()[0]
 	}
 	return r.verb(verb)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"posthouse/internal/cli/getopt"
 	"posthouse/internal/postfix/maillog"
 )
 
@@ -14,21 +15,21 @@ const postlogUsage = "usage: postlog [-c config_dir] [-i] [-p priority] [-t tag]
 // or on standard input.
 func runPostlog(p *process, args []string) int {
 	sev, tag, config := maillog.Info, "postlog", ""
-	opt := newOptions("c:ip:t:v", args)
-	for opt.next() {
-		switch opt.opt {
+	opt := getopt.New("c:ip:t:v", args)
+	for opt.Next() {
+		switch opt.Opt {
 		case 'c':
-			config = opt.arg
+			config = opt.Arg
 		case 'i', 'v':
 		case 'p':
 			var ok bool
-			if sev, ok = severity(opt.arg); !ok {
-				return p.fatal(1, "bad priority name: %s", opt.arg)
+			if sev, ok = severity(opt.Arg); !ok {
+				return p.fatal(1, "bad priority name: %s", opt.Arg)
 			}
 		case 't':
-			tag = opt.arg
+			tag = opt.Arg
 		default:
-			p.info("%s", opt.err)
+			p.info("%s", opt.Complaint)
 			return p.fatal(1, postlogUsage)
 		}
 	}
@@ -44,7 +45,7 @@ func runPostlog(p *process, args []string) int {
 		log.Log(tag, sev, maillog.Text(text))
 		fmt.Fprintf(p.std.Err, "%s: %s%s\n", tag, sev.Word(), text)
 	}
-	if words := opt.operands(); len(words) > 0 {
+	if words := opt.Operands(); len(words) > 0 {
 		write(strings.Join(words, " "))
 	} else {
 		in := bufio.NewScanner(p.std.In)

@@ -8,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"posthouse/internal/cli/getopt"
 	"posthouse/internal/mail"
 	"posthouse/internal/operator"
 	"posthouse/internal/operator/control"
@@ -24,23 +25,23 @@ const postqueueUsage = "usage: postqueue -f | postqueue -i queueid | postqueue -
 func runPostqueue(p *process, args []string) int {
 	var mode byte
 	var config, arg string
-	opt := newOptions("c:fi:jps:v", args)
-	for opt.next() {
-		switch opt.opt {
+	opt := getopt.New("c:fi:jps:v", args)
+	for opt.Next() {
+		switch opt.Opt {
 		case 'c':
-			config = opt.arg
+			config = opt.Arg
 		case 'v':
 		case 'f', 'i', 'j', 'p', 's':
 			if mode != 0 {
 				return p.fatal(exUnavailable, postqueueUsage)
 			}
-			mode, arg = opt.opt, opt.arg
+			mode, arg = opt.Opt, opt.Arg
 		default:
-			p.info("%s", opt.err)
+			p.info("%s", opt.Complaint)
 			return p.fatal(exUnavailable, postqueueUsage)
 		}
 	}
-	if mode == 0 || len(opt.operands()) > 0 {
+	if mode == 0 || len(opt.Operands()) > 0 {
 		return p.fatal(exUnavailable, postqueueUsage)
 	}
 	s := p.settings(config)

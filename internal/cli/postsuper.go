@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"posthouse/internal/cli/getopt"
 	"posthouse/internal/mail"
 	"posthouse/internal/operator"
 	"posthouse/internal/operator/control"
@@ -70,22 +71,22 @@ func runPostsuper(p *process, args []string) int {
 	var steps []superStep
 	var config string
 	verbose, repair := false, false
-	opt := newOptions("c:d:e:f:h:H:pr:sSv", args)
-	for opt.next() {
-		switch opt.opt {
+	opt := getopt.New("c:d:e:f:h:H:pr:sSv", args)
+	for opt.Next() {
+		switch opt.Opt {
 		case 'c':
-			if !filepath.IsAbs(opt.arg) {
+			if !filepath.IsAbs(opt.Arg) {
 				return p.fatal(1, "-c requires absolute pathname")
 			}
-			config = opt.arg
+			config = opt.Arg
 		case 'd', 'e', 'f', 'h', 'H', 'r':
-			steps = append(steps, superStep{opt.opt, opt.arg})
+			steps = append(steps, superStep{opt.Opt, opt.Arg})
 		case 'p', 's', 'S':
 			repair = true
 		case 'v':
 			verbose = true
 		default:
-			p.info("%s", opt.err)
+			p.info("%s", opt.Complaint)
 			return p.fatal(1, postsuperUsage)
 		}
 	}
@@ -96,12 +97,12 @@ func runPostsuper(p *process, args []string) int {
 	if !p.mayAdminister(s) {
 		return p.fatal(1, "use of this command is reserved for the superuser")
 	}
-	only, bad := superQueues(opt.operands())
+	only, bad := superQueues(opt.Operands())
 	if bad != "" {
 		return p.fatal(1, "invalid directory name: %s", bad)
 	}
 	if verbose && (repair || len(steps) == 0) {
-		p.showQueues(opt.operands())
+		p.showQueues(opt.Operands())
 	}
 	if len(steps) == 0 {
 		// -p, -s and -S repair directories of queue files; there are none.

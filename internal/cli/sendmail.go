@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"posthouse/internal/cli/getopt"
 	"posthouse/internal/mail"
 	"posthouse/internal/operator/control"
 )
@@ -85,17 +86,17 @@ func runSendmail(p *process, args []string) int {
 // twice, once for the configuration directory alone, and its users know the
 // doubled complaint.
 func (m *submission) prescan(args []string) {
-	opt := newOptions(sendmailOptions, args)
+	opt := getopt.New(sendmailOptions, args)
 	for {
-		if len(opt.args) > 0 && opt.rest == "" && opt.args[0] == "-q" {
-			opt.args = opt.args[1:]
+		if opt.Word() == "-q" {
+			opt.Skip()
 			continue
 		}
-		if !opt.next() {
+		if !opt.Next() {
 			return
 		}
-		if opt.opt == '?' {
-			m.info("%s", opt.err)
+		if opt.Opt == '?' {
+			m.info("%s", opt.Complaint)
 		}
 	}
 }
@@ -103,20 +104,18 @@ func (m *submission) prescan(args []string) {
 // options reads the command line. Some of sendmail's options do not follow
 // the rules of getopt: "-q" alone, and "-V" and "-XV" of old.
 func (m *submission) options(args []string) error {
-	opt := newOptions(sendmailOptions, args)
+	opt := getopt.New(sendmailOptions, args)
 	for {
-		if len(opt.args) > 0 && opt.rest == "" {
-			switch opt.args[0] {
-			case "-q":
-				m.mode = modeFlush
-				opt.args = opt.args[1:]
-				continue
-			case "-XV":
-				return errors.New("-XV is not supported")
-			}
+		switch opt.Word() {
+		case "-q":
+			m.mode = modeFlush
+			opt.Skip()
+			continue
+		case "-XV":
+			return errors.New("-XV is not supported")
 		}
-		if !opt.next() {
-			m.operands = opt.operands()
+		if !opt.Next() {
+			m.operands = opt.Operands()
 			return nil
 		}
 		if err := m.option(opt); err != nil {
@@ -125,48 +124,48 @@ func (m *submission) options(args []string) error {
 	}
 }
 
-func (m *submission) option(opt *options) error {
-	switch opt.opt {
+func (m *submission) option(opt *getopt.Scanner) error {
+	switch opt.Opt {
 	case '?':
-		m.info("%s", opt.err)
+		m.info("%s", opt.Complaint)
 		return fmt.Errorf("usage: %s [options]", m.name)
 	case 'n':
 		return errors.New("-n option not supported")
 	case 'C':
-		m.config = opt.arg
-		if filepath.Base(opt.arg) == "main.cf" {
-			m.config = filepath.Dir(opt.arg)
+		m.config = opt.Arg
+		if filepath.Base(opt.Arg) == "main.cf" {
+			m.config = filepath.Dir(opt.Arg)
 		}
 	case 'B':
-		m.body8Bit, m.body7Bit = opt.arg == "8BITMIME", opt.arg == "7BIT"
+		m.body8Bit, m.body7Bit = opt.Arg == "8BITMIME", opt.Arg == "7BIT"
 		if !m.body8Bit && !m.body7Bit {
 			return errors.New("-B option needs 8BITMIME or 7BIT")
 		}
 	case 'F':
-		m.fullName = opt.arg
+		m.fullName = opt.Arg
 	case 'G':
 		m.remote = true
 	case 'I':
 		m.mode = modeNewaliases
 	case 'b':
-		return m.modeOption(opt.arg)
+		return m.modeOption(opt.Arg)
 	case 'f', 'r':
-		m.sender, m.hasSender = opt.arg, true
+		m.sender, m.hasSender = opt.Arg, true
 	case 'i':
 		m.dots = true
 	case 'o':
-		m.dots = m.dots || strings.HasPrefix(opt.arg, "i")
-		if opt.arg == "A" {
+		m.dots = m.dots || strings.HasPrefix(opt.Arg, "i")
+		if opt.Arg == "A" {
 			return errors.New("-oA requires pathname")
 		}
 	case 'q':
-		return m.queueOption(opt.arg)
+		return m.queueOption(opt.Arg)
 	case 't':
 		m.fromHdr = true
 	case 'v':
 		m.verbose++
 	case 'X':
-		return fmt.Errorf("unsupported: -X%.1s", opt.arg)
+		return fmt.Errorf("unsupported: -X%.1s", opt.Arg)
 	default:
 		m.dsnOption(opt)
 	}
@@ -174,18 +173,18 @@ func (m *submission) option(opt *options) error {
 }
 
 // dsnOption is -N, -R and -V; what they cannot use they say and ignore.
-func (m *submission) dsnOption(opt *options) {
-	switch opt.opt {
+func (m *submission) dsnOption(opt *getopt.Scanner) {
+	switch opt.Opt {
 	case 'N':
 		var unknown string
-		if m.notify, unknown = parseNotify(opt.arg); unknown != "" {
-			m.warn("unknown DSN NOTIFY command value \"%s\" in \"%s\"", unknown, opt.arg)
+		if m.notify, unknown = parseNotify(opt.Arg); unknown != "" {
+			m.warn("unknown DSN NOTIFY command value \"%s\" in \"%s\"", unknown, opt.Arg)
 		}
 		if m.notify == 0 {
 			m.warn("bad -N option value -- ignored")
 		}
 	case 'R':
-		switch strings.ToLower(opt.arg) {
+		switch strings.ToLower(opt.Arg) {
 		case "full":
 			m.ret = mail.RetFull
 		case "hdrs":
@@ -195,12 +194,12 @@ func (m *submission) dsnOption(opt *options) {
 		}
 	case 'V':
 		switch {
-		case len(opt.arg) > 100:
+		case len(opt.Arg) > 100:
 			m.warn("too long -V option value -- ignored")
-		case strings.ContainsFunc(opt.arg, func(r rune) bool { return r < ' ' || r > '~' }):
+		case strings.ContainsFunc(opt.Arg, func(r rune) bool { return r < ' ' || r > '~' }):
 			m.warn("bad syntax in -V option value -- ignored")
 		default:
-			m.envID = opt.arg
+			m.envID = opt.Arg
 		}
 	}
 }

@@ -36,6 +36,8 @@ type fakeQueue struct {
 }
 
 func (q *fakeQueue) List(_ context.Context, each func(*operator.View) bool) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	for _, m := range q.msgs {
 		if !each(m) {
 			break
@@ -45,6 +47,8 @@ func (q *fakeQueue) List(_ context.Context, each func(*operator.View) bool) erro
 }
 
 func (q *fakeQueue) Counts(context.Context) (operator.Counts, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	c := operator.Counts{Messages: map[mail.QueueName]int{}, Bytes: map[mail.QueueName]int64{}}
 	for _, m := range q.msgs {
 		c.Messages[m.Queue]++
@@ -99,6 +103,8 @@ type fakeContent struct{ *strings.Reader }
 func (fakeContent) Close() error { return nil }
 
 func (q *fakeQueue) Message(_ context.Context, id mail.QueueID) (*operator.Stored, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	for _, v := range q.msgs {
 		if v.ID == id {
 			m := mail.NewMessage(mail.Envelope{ID: id, Arrival: v.Arrival, Sender: v.Sender, Recipients: []mail.Recipient{{Address: "r@y"}}})
@@ -114,8 +120,14 @@ func (q *fakeQueue) Pickup(context.Context) error {
 	q.poked++
 	return nil
 }
-func (q *fakeQueue) Reload(context.Context, operator.Actor) error { return q.reload }
+func (q *fakeQueue) Reload(context.Context, operator.Actor) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.reload
+}
 func (q *fakeQueue) Stop(context.Context, operator.Actor) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.onStop != nil {
 		q.onStop()
 	}
@@ -181,10 +193,19 @@ func (w *world) serve() (stop func()) {
 
 // add puts a message into the fake queue.
 func (w *world) add(q mail.QueueName, id mail.QueueID) *operator.View {
+	w.queue.mu.Lock()
+	defer w.queue.mu.Unlock()
 	v := &operator.View{Queue: q, ID: id, Arrival: time.Unix(1795332820, 0), Size: 512, Sender: "alice@x.example",
 		Recipients: []operator.RecipientView{{Address: "bob@y.example", Reason: "come back later"}}}
 	w.queue.msgs = append(w.queue.msgs, v)
 	return v
+}
+
+// change changes the queue while a server may be looking.
+func (w *world) change(f func(*fakeQueue)) {
+	w.queue.mu.Lock()
+	defer w.queue.mu.Unlock()
+	f(w.queue)
 }
 
 // run runs a command as main would.

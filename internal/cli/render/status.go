@@ -1,4 +1,8 @@
-package cli
+// Package render shows what an operator asked for to people and to programs.
+//
+// Tables are for people and may change; JSON keeps its names, new ones may
+// come. Errors are those of the writer.
+package render
 
 import (
 	"cmp"
@@ -10,8 +14,6 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"posthouse/internal/mail"
 	"posthouse/internal/operator"
 )
@@ -19,48 +21,14 @@ import (
 // shownDestinations is how many lines of destinations a person gets to see.
 const shownDestinations = 20
 
-// statusVerb is `posthouse status`.
-func (n *native) statusVerb() *cobra.Command {
-	cmd := n.verb("status", "how the server stands", statusHelp, n.showStatus)
-	cmd.Flags().StringVarP(&n.output, "output", "o", "table", "table or json")
-	cmd.PreRunE = func(*cobra.Command, []string) error {
-		if n.output != "table" && n.output != "json" {
-			return fmt.Errorf("-o %s: the forms are table and json", n.output)
-		}
-		return nil
-	}
-	return cmd
-}
-
-func (n *native) showStatus() int {
-	s := n.settings(n.config)
-	if s == nil {
-		return exitError
-	}
-	st, err := s.client().Status(n.ctx)
-	if err != nil {
-		return n.failed(s, err)
-	}
-	slices.SortFunc(st.Destinations, func(a, b operator.DestinationView) int {
-		return cmp.Or(cmp.Compare(b.Waiting+b.Running+b.Deferred, a.Waiting+a.Running+a.Deferred), strings.Compare(a.Destination.String(), b.Destination.String()))
-	})
-	if n.output == "json" {
-		err = statusJSON(n.std.Out, st)
-	} else {
-		err = statusTable(n.std.Out, st)
-	}
-	if err != nil && !isBrokenPipe(err) {
-		return n.fatal(exitError, "%v", err)
-	}
-	return exitOK
-}
-
 // queueNames are the queues in the order in which status shows them.
 func queueNames() []mail.QueueName {
 	return []mail.QueueName{mail.Maildrop, mail.Incoming, mail.Active, mail.Deferred, mail.Hold, mail.Corrupt, mail.Trash}
 }
 
-func statusTable(w io.Writer, st *operator.Status) error {
+// Status writes how a server stands as a table, the busiest destinations first.
+func Status(w io.Writer, st *operator.Status) error {
+	busiestFirst(st.Destinations)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(t, "posthouse %s\tPID %d\tup %s\n", st.Version, st.PID, st.Uptime.Round(time.Second))
 	fmt.Fprintf(t, "configuration\t%s\n", st.ConfigDir)
@@ -84,6 +52,12 @@ func statusTable(w io.Writer, st *operator.Status) error {
 		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\t%s\n", d.Destination, d.Waiting, d.Running, d.Deferred, d.Window, state)
 	}
 	return t.Flush()
+}
+
+func busiestFirst(list []operator.DestinationView) {
+	slices.SortFunc(list, func(a, b operator.DestinationView) int {
+		return cmp.Or(cmp.Compare(b.Waiting+b.Running+b.Deferred, a.Waiting+a.Running+a.Deferred), strings.Compare(a.Destination.String(), b.Destination.String()))
+	})
 }
 
 // bytesText is a size for people.
@@ -134,7 +108,9 @@ type (
 	}
 )
 
-func statusJSON(w io.Writer, st *operator.Status) error {
+// StatusJSON writes the same as one JSON object.
+func StatusJSON(w io.Writer, st *operator.Status) error {
+	busiestFirst(st.Destinations)
 	doc := statusDoc{Version: st.Version, PID: st.PID, Started: st.Started, Uptime: st.Uptime.Seconds(), ConfigDir: st.ConfigDir,
 		Queues: []queueDoc{}, Destinations: []destinationDoc{}, Space: spaceDoc(st.Space)}
 	for _, q := range queueNames() {
