@@ -45,10 +45,18 @@ func interfaces() []netip.Prefix {
 
 // transports are the services that deliveries can use. Agents that this
 // version does not have are left out, so that mail to them waits as it would
-// with a Postfix whose service is missing.
+// with a Postfix whose service is missing. The usual ones exist even when
+// master.cf says nothing of them: a file with a single line for the port to
+// listen on makes a whole relay.
 func (t *translator) transports(own []netip.Addr) []transport {
 	var list []transport
-	for _, svc := range t.cfg.Services() {
+	services := t.cfg.Services()
+	for _, usual := range [][2]string{{"smtp", "smtp"}, {"relay", "smtp"}, {"lmtp", "lmtp"}} {
+		if _, ok := t.cfg.Service(usual[0], "unix"); !ok {
+			services = append(services, config.Service{Name: usual[0], Type: "unix", MaxProc: -1, Command: usual[1]})
+		}
+	}
+	for _, svc := range services {
 		if svc.Type != "unix" {
 			continue
 		}
