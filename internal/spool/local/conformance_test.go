@@ -40,9 +40,11 @@ func (f factory) New(t *testing.T) func() (spool.Store, error) {
 func (factory) LargeSize() int { return testLarge }
 
 func TestConformanceInMemory(t *testing.T) {
+	t.Parallel()
 	spooltest.Run(t, factory{func(*testing.T) (vfs.FS, string) { return vfs.NewMem(), "/spool" }})
 }
 
 func TestConformanceOnDisk(t *testing.T) {
+	t.Parallel()
 	spooltest.Run(t, factory{func(t *testing.T) (vfs.FS, string) { return vfs.Default, t.TempDir() }})
 }

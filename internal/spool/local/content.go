@@ -90,8 +90,29 @@ func (st *Store) Content(id mail.QueueID) (spool.Content, error) {
 }
 
 // readRecord reads a message's record, with its body if wanted, into a buffer
-// that the caller has to release, whatever the error.
+// that the caller has to release, whatever the error. A failure counts only
+// while the message is where it was looked for: when it has been moved since,
+// the segment that it left may be gone.
 func (st *Store) readRecord(id mail.QueueID, e entry, withBody bool) (buf *contents.Buffer, head, body []byte, err error) {
+	for {
+		if buf, head, body, err = st.readAt(id, e, withBody); err == nil {
+			return buf, head, body, nil
+		}
+		st.mu.Lock()
+		now, live := st.index[id]
+		if !live && st.recovered {
+			err = spool.ErrNotFound
+		}
+		st.mu.Unlock()
+		if !live || now.at == e.at {
+			return buf, head, body, err
+		}
+		st.pool.Release(buf)
+		e.at = now.at
+	}
+}
+
+func (st *Store) readAt(id mail.QueueID, e entry, withBody bool) (buf *contents.Buffer, head, body []byte, err error) {
 	n := seglog.ReadLen(e.head, 0)
 	if withBody {
 		n = seglog.ReadLen(e.head, e.body)

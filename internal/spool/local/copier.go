@@ -28,6 +28,10 @@ const (
 	copyUsual    = 0.25
 	copyMostDead = 0.5
 	copyFull     = 0.9
+
+	// copyAgain is the pause after a copy failed: what failed it, a full disk or
+	// a store that is ending, lasts longer than many tries.
+	copyAgain = time.Second
 )
 
 // step copies some messages and returns when to go on, 0 for not before
@@ -56,9 +60,10 @@ func (c *copier) step() time.Duration {
 	for _, b := range bufs {
 		c.st.pool.Release(b)
 	}
-	if failed { // out of space, or closing: not the time for it
+	if failed {
 		c.leave(false)
-		return 0
+		c.after = time.Now().Add(copyAgain)
+		return copyAgain
 	}
 	if done {
 		c.leave(true)
@@ -68,17 +73,22 @@ func (c *copier) step() time.Duration {
 	return wait
 }
 
-// pick chooses the segment with the least in it.
+// pick chooses the segment with the least in it. Its copy takes room before
+// the original gives any back, and must leave most of what is free: the reserve
+// is for finishing what is inside.
 func (c *copier) pick() bool {
 	free, err := c.st.space.measure()
-	short := err == nil && free < 2*c.st.space.reserve
+	if err != nil || c.st.Err() != nil {
+		return false
+	}
+	short := free < 2*c.st.space.reserve
 	c.st.mu.Lock()
 	before, ready := c.st.durable.Seg, c.st.recovered
 	c.st.mu.Unlock()
 	if !ready {
 		return false
 	}
-	c.walk = c.st.log.PickSparse(before, func(live, dead int64) float64 {
+	c.walk = c.st.log.PickSparse(before, free/2, func(live, dead int64) float64 {
 		switch {
 		case short:
 			return copyFull

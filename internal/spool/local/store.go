@@ -171,7 +171,14 @@ func (st *Store) Commit(ctx context.Context, env *mail.Envelope, content spool.S
 		r.log.Body = r.content.B
 	}
 	st.space.took(r.log.Len())
-	return st.submit(ctx, r)
+	large := r.log.Kind == seglog.Large
+	err := st.submit(ctx, r)
+	if large && (errors.Is(err, spool.ErrNoSpace) || errors.Is(err, spool.ErrClosed)) {
+		// Nothing refers to the file, and where space is short it must not
+		// stay until the next open. (After a failed sync nobody can tell.)
+		_ = st.largeDir.Remove(env.ID)
+	}
+	return err
 }
 
 // submit makes r durable. It is used up.

@@ -122,6 +122,9 @@ func (c *committer) commit(reqs []*Request) (n int, err error) {
 	n, full, end := c.layOut(reqs)
 	if err := c.write(); err != nil {
 		if errors.Is(err, syscall.ENOSPC) {
+			// What got there is refused, and must not come back by a crash
+			// that keeps it. Without a first header there is no record.
+			_, _ = c.seg.file.WriteAt(c.blank[:headerLen], c.off)
 			return n, errLogFull
 		}
 		return n, fmt.Errorf("write log: %w", err)
@@ -218,11 +221,15 @@ func (c *committer) withoutSpace(reqs []*Request) {
 // nextSegment goes on in a fresh segment, waiting for it if need be.
 func (c *committer) nextSegment() error {
 	p := <-c.log.ready
-	if errors.Is(p.err, syscall.ENOSPC) {
-		return errLogFull
+	if p.err != nil && !errors.Is(p.err, errSync) {
+		// That may have been long ago.
+		p = <-c.log.ready
 	}
-	if p.err != nil {
+	switch {
+	case errors.Is(p.err, errSync):
 		return p.err
+	case p.err != nil:
+		return fmt.Errorf("%w: %w", errLogFull, p.err)
 	}
 	c.adopt(p.seg)
 	return nil

@@ -98,14 +98,22 @@ func (l *Log) initSegment(seg *segment) error {
 		return err
 	}
 	if err := seg.file.Sync(); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errSync, err)
 	}
 	d, err := l.opts.FS.OpenDir(l.opts.Dir)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	if err := d.Sync(); err != nil {
+		return errors.Join(fmt.Errorf("%w: %w", errSync, err), d.Close())
+	}
+	return d.Close()
 }
+
+// errSync: a new segment could not be synced, which is as final as any failed
+// sync. Other errors (no space, no more open files) leave nothing behind that
+// the next try does not make anew.
+var errSync = errors.New("sync")
 
 // Free takes back the segments before a number in which nothing is needed.
 func (l *Log) Free(before uint32) {
@@ -146,9 +154,10 @@ type Walk struct {
 }
 
 // PickSparse returns a walk of the segment before a number with the smallest
-// live part, if that is below what limit says, given the bytes that are needed
-// in the whole log and those that are not; else nil.
-func (l *Log) PickSparse(before uint32, limit func(live, dead int64) float64) *Walk {
+// live part, if that is no more than room bytes and below what limit says,
+// given the bytes that are needed in the whole log and those that are not;
+// else nil.
+func (l *Log) PickSparse(before uint32, room int64, limit func(live, dead int64) float64) *Walk {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var dead, live int64
@@ -160,7 +169,7 @@ func (l *Log) PickSparse(before uint32, limit func(live, dead int64) float64) *W
 			best = seg
 		}
 	}
-	if best == nil || best.ratio() >= limit(live, dead) {
+	if best == nil || best.live > room || best.ratio() >= limit(live, dead) {
 		return nil
 	}
 	best.refs++
