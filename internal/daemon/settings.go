@@ -120,30 +120,6 @@ func translate(cfg *config.Config, warn func(string)) (*settings, error) {
 	return s, errors.Join(t.errs...)
 }
 
-// inert warns about parameters that main.cf sets and that change nothing
-// here, since an operator may count on them.
-func (t *translator) inert() {
-	for _, name := range t.cfg.SetNames() {
-		if p, ok := config.LookupParam(name); ok && p.Meaning == "" && !harmless(name) {
-			t.warn(name + " is set, but has no effect in this version of Posthouse")
-		}
-	}
-}
-
-// harmless names parameters that installers write everywhere and that stand
-// for nothing this relay could do otherwise.
-func harmless(name string) bool {
-	switch name {
-	case "compatibility_level", "biff", "append_dot_mydomain", "readme_directory", "html_directory", "manpage_directory",
-		"sample_directory", "command_directory", "daemon_directory", "data_directory", "mailq_path", "newaliases_path",
-		"sendmail_path", "setgid_group", "mail_owner", "alias_database", "mailbox_size_limit", "inet_protocols",
-		"debugger_command", "debug_peer_level", "unknown_local_recipient_reject_code", "multi_instance_enable",
-		"multi_instance_wrapper", "multi_instance_directories", "shlib_directory", "meta_directory":
-		return true
-	}
-	return false
-}
-
 func (t *translator) logSettings(ids mail.IDForm) logSettings {
 	format, err := maillog.ParseFormat(t.cfg.String("maillog_format"))
 	t.fail("maillog_format", err)
