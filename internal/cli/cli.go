@@ -11,6 +11,7 @@ import (
 	"syscall"
 
 	"posthouse/internal/operator"
+	"posthouse/internal/postfix/maillog"
 )
 
 // Stdio is what a command reads and writes.
@@ -61,6 +62,7 @@ type process struct {
 	// (set-gid): it must not take its configuration from just anywhere.
 	borrowed bool
 	prog     *Programs
+	log      journal // the mail log, for commands whose diagnostics go there too
 }
 
 // Main runs the command that args name and returns its exit status. args[0]
@@ -71,6 +73,7 @@ func Main(ctx context.Context, prog Programs, args, env []string, uid int, std S
 		args = []string{"posthouse"}
 	}
 	p := &process{ctx: ctx, name: filepath.Base(args[0]), std: std, env: env, uid: uid, borrowed: os.Getegid() != os.Getgid(), prog: &prog}
+	defer p.closeJournal()
 	if run := postfixCommand(p.name); run != nil {
 		return run(p, args[1:])
 	}
@@ -117,19 +120,21 @@ func (p *process) getenv(key string) string {
 
 // info, warn, errorf and fatal write one diagnostic line each, as Postfix's
 // commands do: "postqueue: warning: …".
-func (p *process) info(format string, args ...any)   { p.talk("", format, args) }
-func (p *process) warn(format string, args ...any)   { p.talk("warning: ", format, args) }
-func (p *process) errorf(format string, args ...any) { p.talk("error: ", format, args) }
+func (p *process) info(format string, args ...any)   { p.talk(maillog.Info, format, args) }
+func (p *process) warn(format string, args ...any)   { p.talk(maillog.Warning, format, args) }
+func (p *process) errorf(format string, args ...any) { p.talk(maillog.Error, format, args) }
 
 // fatal also returns the status to exit with, so that a command can end with
 // "return p.fatal(69, …)".
 func (p *process) fatal(status int, format string, args ...any) int {
-	p.talk("fatal: ", format, args)
+	p.talk(maillog.Fatal, format, args)
 	return status
 }
 
-func (p *process) talk(severity, format string, args []any) {
-	fmt.Fprintf(p.std.Err, "%s: %s%s\n", p.name, severity, fmt.Sprintf(format, args...))
+func (p *process) talk(sev maillog.Severity, format string, args []any) {
+	text := fmt.Sprintf(format, args...)
+	fmt.Fprintf(p.std.Err, "%s: %s%s\n", p.name, sev.Word(), text)
+	p.record(sev, text)
 }
 
 // isBrokenPipe tells whether a reader of our output went away, as "head" does

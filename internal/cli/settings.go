@@ -66,6 +66,7 @@ func (p *process) settings(option string) *settings {
 			s.owner = uid
 		}
 	}
+	p.journalTo(s)
 	return s
 }
 
