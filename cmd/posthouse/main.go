@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"runtime/pprof"
 	"syscall"
 
 	"posthouse/internal/cli"
@@ -20,6 +21,9 @@ import (
 )
 
 func main() {
+	// "mailq | head" is no failure: a write to a reader that left is an error
+	// for the command to judge, not a signal that ends it.
+	signal.Ignore(syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := cli.Main(ctx, programs(), os.Args, os.Environ(), os.Getuid(),
 		cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
@@ -58,11 +62,36 @@ func programs() cli.Programs {
 // less often is nearly free.
 func serve(ctx context.Context, configDir string, std cli.Stdio) int {
 	tuneCollector()
+	stopProfile, err := profile(os.Getenv("POSTHOUSE_CPUPROFILE"))
+	if err != nil {
+		fmt.Fprintf(std.Err, "posthouse: fatal: %v\n", err)
+		return 1
+	}
+	defer stopProfile()
 	if err := daemon.Run(ctx, daemon.Program{Version: version(), Diag: std.Err}, configDir); err != nil {
 		fmt.Fprintf(std.Err, "posthouse: fatal: %v\n", err)
 		return 1
 	}
 	return 0
+}
+
+// profile writes a CPU profile of the whole run to a file, for bench; "" means
+// none.
+func profile(path string) (stop func(), err error) {
+	if path == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		f.Close()
+	}, nil
 }
 
 func runDemo(ctx context.Context, args []string, std cli.Stdio) int {
