@@ -104,12 +104,17 @@ func Start(ctx context.Context, p Program, configDir string) (stop func() error,
 		cancel()
 		return nil, err
 	}
+	return d.background(base, cancel), nil
+}
+
+// background runs a built relay, and returns how to stop it.
+func (d *Daemon) background(base context.Context, cancel context.CancelFunc) (stop func() error) {
 	ended := make(chan error, 1)
 	go func() { ended <- errors.Join(d.run(base), d.close()) }()
 	return func() error {
 		cancel()
 		return <-ended
-	}, nil
+	}
 }
 
 // start builds a relay. base lives as long as the relay, cancel ends it.
@@ -175,7 +180,7 @@ func (d *Daemon) buildHeart(ctx context.Context, s *settings) error {
 	})
 	d.bounce = bounce.New(s.bounce, d.intake, bounce.Deps{Log: d.log, Now: time.Now, Open: d.store.Content})
 	d.queue = queue.New(s.queue, queue.Deps{
-		Store: d.store, Router: d.router, Agents: d.agent, Bouncer: d.bounce, Resubmitter: d.intake, Log: d.log,
+		Store: d.store, Router: noticeSink{d.router, d.bounce}, Agents: d.agent, Bouncer: d.bounce, Resubmitter: d.intake, Log: d.log,
 	})
 	late.q = d.queue
 	found, err := d.queue.Recover(ctx)
@@ -347,6 +352,21 @@ func systemResolver(servers []string) *net.Resolver {
 		}
 	}
 	return r
+}
+
+// noticeSink is the router, but for answers to notices about notices, which
+// would otherwise go round for ever: they are discarded, and the log says so.
+type noticeSink struct {
+	queue.Router
+	bounce *bounce.Bouncer
+}
+
+// Route routes a recipient.
+func (n noticeSink) Route(rcpt mail.Address, env *mail.Envelope) (mail.Destination, *mail.Status) {
+	if n.bounce.Discards(rcpt) {
+		return mail.Destination{Transport: "discard", NextHop: "undeliverable postmaster notification discarded"}, nil
+	}
+	return n.Router.Route(rcpt, env)
 }
 
 // lateQueue ties a knot of building: intake needs the queue, whose bouncer

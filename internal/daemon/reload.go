@@ -74,7 +74,7 @@ func (d *Daemon) reload(problems io.Writer) error {
 	d.intake.Reconfigure(s.intake)
 	d.bounce.Reconfigure(s.bounce)
 	d.router.Reconfigure(s.route)
-	d.queue.Reconfigure(s.queue, d.router)
+	d.queue.Reconfigure(s.queue, noticeSink{d.router, d.bounce})
 	d.ctl.SetAccess(s.control.Access)
 	for _, l := range d.adopt(s) {
 		d.sessions.Go(func() { d.shut(l) })
