@@ -350,4 +350,14 @@ func TestPostlog(t *testing.T) {
 	if out := w.run("", "postlog", "-p", "loud", "x"); out.Status != 1 {
 		t.Errorf("%+v", out)
 	}
+	// What these commands say of themselves is logged too; an audit of the
+	// queue begins with postsuper's lines.
+	w.run("", "postsuper", "-d", "ALL", "nosuch")
+	w.run("", "postqueue", "-i", "bad!")
+	w.run("", "postcat", "-q", "bad!") // Postfix does not log this one
+	data, err = os.ReadFile(log)
+	if err != nil || !strings.Contains(string(data), " postfix/postsuper[") || !strings.Contains(string(data), "]: fatal: invalid directory name: nosuch\n") ||
+		!strings.Contains(string(data), " postfix/postqueue[") || strings.Contains(string(data), "postcat") {
+		t.Errorf("%q, %v", data, err)
+	}
 }
