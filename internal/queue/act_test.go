@@ -203,6 +203,10 @@ func TestExpire(t *testing.T) {
 		if w := r.log.matching("status=force-expired, returned to sender"); len(w) != 2 {
 			t.Errorf("log %v", w)
 		}
+		// Once for the attempt, and once for the end of each of the two.
+		if w := r.log.matching("(queue active)"); len(w) != 3 {
+			t.Errorf("log %v", w)
+		}
 		if len(r.tried()) != 1 {
 			t.Error("attempted after expiry")
 		}

@@ -73,14 +73,22 @@ func (q *Queue) schedule(g uint32, grp *group, r *row.Row, at, now time.Time) {
 func (q *Queue) becomeDue(grp *group, r *row.Row) {
 	grp.state = due
 	r.Live++
-	if grp.kind == forDelivery && !r.Is(row.Activated) {
-		r.Flags |= row.Activated
-		q.journal.Add("qmgr", maillog.Info, &maillog.Queued{
-			ID: r.ID, What: "active",
-			Text: fmt.Sprintf("from=<%s>, size=%d, nrcpt=%d (queue active)", r.Sender.Value(), r.Size, len(r.Rcpts)),
-		})
+	if grp.kind == forDelivery {
+		q.activated(r)
 	}
 	q.replace(r)
+}
+
+// activated logs, once in a round, that the queue has taken up a message.
+func (q *Queue) activated(r *row.Row) {
+	if r.Is(row.Activated) {
+		return
+	}
+	r.Flags |= row.Activated
+	q.journal.Add("qmgr", maillog.Info, &maillog.Queued{
+		ID: r.ID, What: "active",
+		Text: fmt.Sprintf("from=<%s>, size=%d, nrcpt=%d (queue active)", r.Sender.Value(), r.Size, len(r.Rcpts)),
+	})
 }
 
 // park takes the groups that wait out of the scheduler.
@@ -286,6 +294,9 @@ func (q *Queue) endRound(ri uint32, r *row.Row, now time.Time) {
 		if r.Is(row.ForceExpire) {
 			word = "force-expired"
 		}
+		// Postfix has to take a message up before it can end it; log readers
+		// count on the pair of lines.
+		q.activated(r)
 		q.journal.Add("qmgr", maillog.Info, &maillog.Queued{
 			ID: r.ID, What: word, Text: fmt.Sprintf("from=<%s>, status=%s, returned to sender", r.Sender.Value(), word),
 		})

@@ -35,9 +35,34 @@ func QueueOrder() []mail.QueueName {
 
 // inOrder calls each for the recipients that have a reason, then for the
 // others: Postfix reads the log of deferrals first and the envelope second.
+//
+// Recipients with the same reason come together, at the place of the first of
+// them. That log is written by deliveries, each of which has the recipients
+// of one destination, so this is its order whatever the order of the
+// envelope; and a reason is shown once for all who share it.
 func inOrder(rcpts []Recipient, each func(*Recipient)) {
+	if !mixed(rcpts) {
+		for i := range rcpts {
+			each(&rcpts[i])
+		}
+		return
+	}
+	at := map[string]int{}
+	var groups [][]int
 	for i := range rcpts {
-		if rcpts[i].Reason != "" {
+		if rcpts[i].Reason == "" {
+			continue
+		}
+		n, ok := at[rcpts[i].Reason]
+		if !ok {
+			n = len(groups)
+			at[rcpts[i].Reason] = n
+			groups = append(groups, nil)
+		}
+		groups[n] = append(groups[n], i)
+	}
+	for _, g := range groups {
+		for _, i := range g {
 			each(&rcpts[i])
 		}
 	}
@@ -46,4 +71,15 @@ func inOrder(rcpts []Recipient, each func(*Recipient)) {
 			each(&rcpts[i])
 		}
 	}
+}
+
+// mixed tells whether recipients have different reasons: most messages have
+// one destination, and are listed without any sorting.
+func mixed(rcpts []Recipient) bool {
+	for i := range rcpts {
+		if rcpts[i].Reason != rcpts[0].Reason {
+			return true
+		}
+	}
+	return false
 }

@@ -186,6 +186,16 @@ func TestText(t *testing.T) {
 	}
 }
 
+// TestReasonsComeTogether holds the order that Postfix's log of deferrals has,
+// one delivery after the other, against the order of the envelope.
+func TestReasonsComeTogether(t *testing.T) {
+	var got []string
+	inOrder([]Recipient{{"a", "x"}, {"b", ""}, {"c", "y"}, {"d", "x"}, {"e", ""}, {"f", "y"}}, func(r *Recipient) { got = append(got, string(r.Address)) })
+	if strings.Join(got, "") != "adcfbe" {
+		t.Errorf("order %v", got)
+	}
+}
+
 func TestJSONString(t *testing.T) {
 	got := string(appendString(nil, "a\"\\\b\f\n\r\t/\x01\x7f\xffü\u2028"))
 	want := `"a\"\\\b\f\n\r\t/\u0001\u007F?ü` + "\u2028" + `"`
