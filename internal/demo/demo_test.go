@@ -144,16 +144,16 @@ func TestRecipientsFollowTheWeights(t *testing.T) {
 
 func TestHintsNameOnlyWhatExists(t *testing.T) {
 	known := map[string]bool{"office.example": true}
-	for _, d := range stars() {
+	for _, d := range append(homes(), stars()...) {
 		known[d.domain] = true
 	}
-	text := Hints("/dir", Options{Listen: "127.0.0.1:2525", Command: "posthouse", Destinations: 300})
+	text := Hints("/dir", Options{Listen: "127.0.0.1:2525", Destinations: 300})
 	for _, name := range regexp.MustCompile(`[a-z]+\.example`).FindAllString(text, -1) {
 		if !known[name] {
 			t.Errorf("%s does not exist", name)
 		}
 	}
-	if strings.Contains(text, "%!") || strings.Count(text, "\n") > 45 {
+	if strings.Contains(text, "%!") || strings.Count(text, "\n") > 50 {
 		t.Errorf("not one page:\n%s", text)
 	}
 }
@@ -171,6 +171,11 @@ func TestRun(t *testing.T) {
 			main, err := os.ReadFile(filepath.Join(dir, "main.cf"))
 			if err != nil || !strings.Contains(string(main), "dns_servers = 127.0.0.1:") || !strings.Contains(string(main), dir+"/queue") {
 				t.Errorf("main.cf:\n%s", main)
+			}
+			for _, name := range programs() {
+				if _, err := os.Stat(filepath.Join(dir, "bin", name)); err != nil {
+					t.Error(err)
+				}
 			}
 			master, err := os.ReadFile(filepath.Join(dir, "master.cf"))
 			if err != nil {
@@ -201,7 +206,7 @@ func TestRun(t *testing.T) {
 		}
 	}
 	reported := func() error {
-		if !strings.Contains(out.String(), "the relay took") {
+		if !strings.Contains(out.String(), "sent through the relay") {
 			return errors.New("no report")
 		}
 		return nil
@@ -217,7 +222,10 @@ func TestRun(t *testing.T) {
 	if err != nil || len(left) != 0 || !stopped {
 		t.Errorf("left behind: %v, %v; stopped %v", left, err, stopped)
 	}
-	if !strings.Contains(out.String(), "Try in another terminal") {
+	if text := out.String(); !strings.HasSuffix(text, " is gone.\n") {
+		t.Errorf("no farewell: %q", text)
+	}
+	if !strings.Contains(out.String(), "In another terminal") {
 		t.Errorf("output:\n%s", out.String())
 	}
 }
@@ -231,5 +239,25 @@ func TestRunReportsARelayThatDoesNotStart(t *testing.T) {
 	}
 	if left, err := os.ReadDir(parent); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestWrongUsage(t *testing.T) {
+	start := func(context.Context, string) (func() error, error) {
+		t.Error("it started")
+		return func() error { return nil }, nil
+	}
+	for args, want := range map[string]string{
+		"x": "no arguments", "--rate -1": "negative", "--destinations -5": "negative", "--rate fast": "--rate", "--bogus": "unknown flag",
+	} {
+		var out, diag testkit.Locked
+		if code := Main(t.Context(), strings.Fields(args), start, &out, &diag); code != 2 || out.String() != "" ||
+			!strings.Contains(diag.String(), want) || !strings.Contains(diag.String(), "posthouse demo --help") {
+			t.Errorf("%s: %d %q %q", args, code, out.String(), diag.String())
+		}
+	}
+	var out, diag testkit.Locked
+	if code := Main(t.Context(), []string{"--help"}, start, &out, &diag); code != 0 || !strings.Contains(out.String(), "Examples:") || !strings.Contains(out.String(), "Exit status:") {
+		t.Errorf("--help: %d %q", code, out.String())
 	}
 }

@@ -11,8 +11,8 @@
 // world is built each time, so what the hints say is true. Senders' own
 // domains accept, so that bounces come home.
 //
-// Run puts everything into one temporary directory and removes it when its
-// context ends. Nothing ever listens on, or connects to, an address that is
+// Run puts everything into one temporary directory, the program under all its
+// names included, and removes it when its context ends. Nothing ever listens on, or connects to, an address that is
 // not loopback.
 //
 // # What it assumes

@@ -19,6 +19,7 @@ stops it and removes what it made.
 Examples:
   posthouse demo
   posthouse demo --rate 200 --destinations 1000
+  posthouse demo --rate 0         a silent world, for your own mail
 
 Flags:
 `
@@ -35,19 +36,20 @@ func Main(ctx context.Context, args []string, startRelay func(ctx context.Contex
 	fs.SetOutput(io.Discard)
 	fs.StringVar(&opt.Listen, "listen", "", "SMTP address of the relay (default 127.0.0.1:2525, or a free port)")
 	fs.IntVar(&opt.Destinations, "destinations", 300, "how many pretend domains")
-	fs.Float64Var(&opt.Rate, "rate", 20, "messages per second")
+	fs.Float64Var(&opt.Rate, "rate", 20, "messages per second; 0 means none but yours")
 	fs.BoolVarP(&opt.Quiet, "quiet", "q", false, "no running report")
-	fs.StringVar(&opt.Command, "command", "posthouse", "how the hints call this program")
 	err := fs.Parse(args)
 	switch {
 	case errors.Is(err, pflag.ErrHelp):
 		io.WriteString(stdout, usage+fs.FlagUsages()+exits)
 		return 0
 	case err == nil && fs.NArg() > 0:
-		err = errors.New("no arguments are taken")
+		err = fmt.Errorf("unexpected %q: it takes no arguments", fs.Arg(0))
+	case err == nil && (opt.Rate < 0 || opt.Destinations < 0):
+		err = errors.New("--rate and --destinations cannot be negative")
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "posthouse demo: %v\nTry: posthouse demo --help\n", err)
+		fmt.Fprintf(stderr, "posthouse demo: %v\nTry 'posthouse demo --help'.\n", err)
 		return 2
 	}
 	if err := Run(ctx, opt, stdout); err != nil {

@@ -33,7 +33,7 @@ func NewWorld(n int) (*World, error) {
 	}
 	var err error
 	if w.dns, err = fakedns.Start("127.0.0.1:0"); err != nil {
-		return nil, fmt.Errorf("demo: %w", err)
+		return nil, err
 	}
 	// One port must be free on every address; another program may hold the
 	// one we drew on one of them, so draw again.
@@ -42,7 +42,7 @@ func NewWorld(n int) (*World, error) {
 			return w, nil
 		}
 	}
-	return nil, errors.Join(fmt.Errorf("demo: %w", err), w.dns.Close())
+	return nil, errors.Join(err, w.dns.Close())
 }
 
 // open starts all destinations on one port.
@@ -135,7 +135,6 @@ smtp_host_lookup = dns
 
 minimal_backoff_time = 10s
 maximal_backoff_time = 2m
-queue_run_delay = 10s
 maximal_queue_lifetime = 15m
 bounce_queue_lifetime = 5m
 smtp_connect_timeout = 10s
