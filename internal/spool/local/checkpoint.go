@@ -54,7 +54,7 @@ func (st *Store) writeCheckpoint() error {
 	if err := st.rows.SetWatermark(end, last); err != nil {
 		return fmt.Errorf("write checkpoint: %w", err)
 	}
-	if err := st.rows.Flush(); err != nil {
+	if err := st.rows.Flush(st.stop); err != nil {
 		return fmt.Errorf("flush checkpoint: %w", err)
 	}
 	st.mu.Lock()

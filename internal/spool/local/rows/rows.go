@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -60,16 +61,18 @@ type DB struct {
 	opts   Options
 	broken chan struct{} // closed: Pebble cannot go on
 	isDown atomic.Bool   // broken is closed
+
+	failing atomic.Bool   // the last flush failed; Pebble goes on trying
+	trouble chan struct{} // room for one: a flush has failed
 }
 
 // Open opens the checkpoint, or makes an empty one.
 func Open(o Options) (*DB, error) {
-	r := &DB{opts: o, broken: make(chan struct{})}
+	r := &DB{opts: o, broken: make(chan struct{}), trouble: make(chan struct{}, 1)}
 	cache := pebble.NewCache(o.Cache)
 	defer cache.Unref()
-	var failing atomic.Bool
 	db, err := pebble.Open(o.Dir, &pebble.Options{
-		FS:                          o.FS,
+		FS:                          patientFS{o.FS, &r.failing},
 		Cache:                       cache,
 		MemTableSize:                uint64(o.Memory),
 		MemTableStopWritesThreshold: 4,
@@ -79,13 +82,17 @@ func Open(o Options) (*DB, error) {
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
 				// Pebble tries again at once and for ever; once is enough to say.
-				if failing.CompareAndSwap(false, true) {
+				if r.failing.CompareAndSwap(false, true) {
 					o.Warn("spool: writing rows: " + err.Error())
+				}
+				select {
+				case r.trouble <- struct{}{}:
+				default:
 				}
 			},
 			FlushEnd: func(i pebble.FlushInfo) {
 				if i.Err == nil {
-					failing.Store(false)
+					r.failing.Store(false)
 				}
 			},
 		},
@@ -116,18 +123,48 @@ func (l logger) Fatalf(format string, args ...any) {
 	}
 }
 
-// Flush makes what was written durable.
-func (r *DB) Flush() error {
+// Flush makes what was written durable. On a full disk that takes until there
+// is room, or until stop is closed and one more try has failed.
+func (r *DB) Flush(stop <-chan struct{}) error {
 	done, err := r.db.AsyncFlush()
 	if err != nil {
 		return err
 	}
-	select {
-	case <-done:
-		return nil
-	case <-r.broken:
-		return r.opts.Failed(errors.New("spool rows: Pebble has failed"))
+	var giveUp chan struct{}
+	for {
+		select {
+		case <-done:
+			return nil
+		case <-r.broken:
+			return r.opts.Failed(errors.New("spool rows: Pebble has failed"))
+		case <-stop:
+			stop, giveUp = nil, r.trouble
+		case <-giveUp:
+			return errNotFlushed
+		}
 	}
+}
+
+var errNotFlushed = errors.New("the rows cannot be written now; the next start reads the log instead")
+
+// patientFS slows down the tries of a Pebble that cannot write: by itself it
+// begins the next one at once, which takes a processor for as long as the disk
+// is full.
+type patientFS struct {
+	vfs.FS
+	failing *atomic.Bool
+}
+
+// tryAgain is the pause before each new try, short enough not to be noticed
+// when there is room again.
+const tryAgain = 100 * time.Millisecond
+
+// Create implements vfs.FS. Pebble holds no lock when it begins a table.
+func (p patientFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if p.failing.Load() {
+		time.Sleep(tryAgain)
+	}
+	return p.FS.Create(name, c)
 }
 
 func messageKey(id mail.QueueID, kind byte) []byte {

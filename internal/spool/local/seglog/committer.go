@@ -93,7 +93,7 @@ func (c *committer) commitAll(reqs []*Request) {
 		n, err := c.commit(reqs)
 		switch {
 		case errors.Is(err, errLogFull):
-			c.withoutSpace(reqs[:max(n, 1)])
+			c.withoutSpace(reqs[:max(n, 1)], err)
 			n = max(n, 1)
 		case err != nil:
 			c.finish(reqs, c.log.Fail(err))
@@ -194,13 +194,13 @@ func (c *committer) write() error {
 // withoutSpace is what happens to a batch that the disk has no room for:
 // messages are refused, and what finishes messages that are inside is tried
 // again without them.
-func (c *committer) withoutSpace(reqs []*Request) {
+func (c *committer) withoutSpace(reqs []*Request, cause error) {
 	var keep []*Request
 	for _, r := range reqs {
 		if r.Kind == Batch {
 			keep = append(keep, r)
 		} else {
-			c.finish([]*Request{r}, errLogFull)
+			c.finish([]*Request{r}, cause)
 		}
 	}
 	for len(keep) > 0 {
