@@ -75,10 +75,17 @@ func Main(ctx context.Context, prog Programs, args, env []string, uid int, std S
 	p := &process{ctx: ctx, name: filepath.Base(args[0]), std: std, env: env, uid: uid, borrowed: os.Getegid() != os.Getgid(), prog: &prog}
 	defer p.closeJournal()
 	if run := postfixCommand(p.name); run != nil {
+		// Postfix's commands have no --help: they would complain of it.
+		if len(args) == 2 && args[1] == "--help" {
+			return runNative(p, []string{"help", p.name})
+		}
 		return run(p, args[1:])
 	}
 	if len(args) > 1 {
 		if run := postfixCommand(args[1]); run != nil {
+			if len(args) == 3 && args[2] == "--help" {
+				return runNative(p, []string{"help", args[1]})
+			}
 			p.name = args[1]
 			return run(p, args[2:])
 		}

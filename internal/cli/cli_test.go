@@ -265,13 +265,31 @@ func TestPostfixCommand(t *testing.T) {
 			t.Errorf("stopped, %s: %s", verb, diff)
 		}
 	}
+	for _, name := range []string{"serve", "reload", "stop", "status", "version", "postqueue", "mailq", "postsuper", "postcat", "sendmail", "postconf", "postfix", "postlog"} {
+		out := w.run("", "posthouse", name, "--help")
+		if out.Status != 0 || out.Stderr != "" || !strings.Contains(out.Stdout, "Example") || !strings.Contains(out.Stdout, "Exit status: ") {
+			t.Errorf("%s --help: %+v", name, out)
+		}
+		if alone := w.run("", name, "--help"); postfixCommand(name) != nil && alone != out {
+			t.Errorf("%s --help under that name: %+v", name, alone)
+		}
+	}
+	for line, want := range map[string]string{
+		"status extra":           "posthouse: error: unexpected \"extra\": this verb takes no operands\nTry 'posthouse status --help'.\n",
+		"serve --nosuch":         "posthouse: error: unknown flag: --nosuch\nTry 'posthouse serve --help'.\n",
+		"status -c /nonexistent": "posthouse: fatal: no main.cf in /nonexistent; say where it is with -c DIR or MAIL_CONFIG\n",
+	} {
+		if out := w.run("", "posthouse", strings.Fields(line)...); out.Stderr != want {
+			t.Errorf("%s: %q", line, out.Stderr)
+		}
+	}
 	stop := w.serve()
 	w.change(func(q *fakeQueue) { q.onStop = func() { go stop() } })
 	for _, c := range []struct {
 		verb string
 		want oracle.Output
 	}{
-		{"status", oracle.Output{Stderr: script + "the Postfix mail system is running: PID: 4711\n"}},
+		{"status", oracle.Output{Stderr: script + "the Postfix mail system is running: PID: 4194999\n"}},
 		{"start", oracle.Output{Stderr: script + "fatal: the Postfix mail system is already running\n", Status: 1}},
 		{"start-fg", oracle.Output{Stderr: script + "fatal: the Postfix mail system is already running\n", Status: 1}},
 		{"reload", oracle.Output{Stderr: script + "refreshing the Postfix mail system\n"}},
@@ -313,7 +331,7 @@ func TestNativeVerbs(t *testing.T) {
 	w.add(mail.Hold, 1)
 	out := w.run("", "posthouse", "status", "-c", w.dir)
 	lines := strings.Split(out.Stdout, "\n")
-	if !strings.HasPrefix(lines[0], "posthouse 1.2  PID 4711") || !strings.Contains(out.Stdout, "\nhold ") ||
+	if !strings.HasPrefix(lines[0], "posthouse 1.2  PID 4194999") || !strings.Contains(out.Stdout, "\nhold ") ||
 		strings.Index(out.Stdout, "smtp:busy.example") > strings.Index(out.Stdout, "smtp:quiet.example") {
 		t.Errorf("%s", out.Stdout)
 	}
@@ -322,7 +340,7 @@ func TestNativeVerbs(t *testing.T) {
 		Queues       []any `json:"queues"`
 		Destinations []any `json:"destinations"`
 	}
-	if err := json.Unmarshal([]byte(w.run("", "posthouse", "status", "-o", "json").Stdout), &doc); err != nil || doc.PID != 4711 || len(doc.Queues) != 7 || len(doc.Destinations) != 2 {
+	if err := json.Unmarshal([]byte(w.run("", "posthouse", "status", "-o", "json").Stdout), &doc); err != nil || doc.PID != noProcess || len(doc.Queues) != 7 || len(doc.Destinations) != 2 {
 		t.Errorf("%+v, %v", doc, err)
 	}
 	w.change(func(q *fakeQueue) { q.reload = errors.New("main.cf, line 3: nonsense") })

@@ -26,10 +26,17 @@ address to listen on is unusable, or the spool failed.`
 const reloadHelp = `Make the running server read main.cf and master.cf again. They are checked
 first; if something is wrong, it is said here and the server goes on as it was.
 
+Examples:
+  posthouse reload -c /etc/posthouse
+  postconf -e 'relayhost = [mail.example.com]' && posthouse reload
+
 Exit status: 0 reloaded; 1 refused; 6 no server answers; 7 not permitted.`
 
 const stopHelp = `End the server: no new connections, deliveries under way are finished or
 given up for later, then it closes the spool. Waits until it is gone.
+
+Example:
+  posthouse stop -c /etc/posthouse
 
 Exit status: 0 it is gone; 1 it is still stopping; 6 no server answers;
 7 not permitted.`
@@ -42,6 +49,13 @@ Examples:
   posthouse status -o json | jq '.queues[] | select(.messages > 0)'
 
 Exit status: 0 the server answered; 6 no server answers; 7 not permitted.`
+
+const versionHelp = `Print the version, the Go release it was built with, and the platform.
+
+Example:
+  posthouse version
+
+Exit status: 0.`
 
 // postfixHelp is the help for a command that carries a Postfix name.
 func postfixHelp(name string) (short, long string) {
@@ -60,7 +74,14 @@ Examples:
 Exit status: 0 done; 69 anything else. Without a server, root's -p and -j read
 the spool directly.`
 	case "mailq":
-		return "list the queue (postqueue -p)", "mailq\n\nThe same as 'postqueue -p'."
+		return "list the queue (postqueue -p)", `mailq
+
+The same as 'postqueue -p'.
+
+Example:
+  mailq | grep -B2 @example.com
+
+Exit status: 0 done; 69 anything else.`
 	case "postsuper":
 		return "delete, hold, release, requeue or expire messages", `postsuper [-d|-h|-H|-r|-e|-f QUEUE_ID|ALL|-]... [-psSv] [-c DIR] [QUEUE...]
 
@@ -72,6 +93,7 @@ ALL means every message (of the QUEUEs named), "-" reads IDs from standard
 input. Options apply in order.
 
 Examples:
+  postsuper -h 006543210ABC
   postsuper -h ALL deferred
   postqueue -j | jq -r 'select(.sender == "bulk@example.com") | .queue_id' | postsuper -d -
 
@@ -121,9 +143,16 @@ Exit status: 0 done; 1 otherwise.`
 	case "postfix":
 		return "start, stop, reload or check the server", `postfix [-c DIR] start | start-fg | stop | reload | flush | status | check | abort
 
+Examples:
+  postfix -c /etc/posthouse start
+  postfix check && postfix reload
+
 Exit status: 0 done; 1 otherwise (status: not running); flush as postqueue -f.`
 	default:
 		return "write to the mail log", `postlog [-p info|warn|error|fatal] [-t TAG] [-c DIR] [TEXT]
+
+Example:
+  postlog -p warn -t backup 'queue is being copied'
 
 Exit status: 0 written; 1 otherwise.`
 	}

@@ -39,10 +39,10 @@ func runNative(p *process, args []string) int {
 	root.SetIn(p.std.In)
 	root.SetOut(p.std.Out)
 	root.SetErr(p.std.Err)
-	if err := root.ExecuteContext(p.ctx); err != nil {
+	if cmd, err := root.ExecuteContextC(p.ctx); err != nil {
 		// Verbs report their own failures: what comes back is about usage.
 		p.errorf("%v", err)
-		fmt.Fprintf(p.std.Err, "Try 'posthouse help'.\n")
+		fmt.Fprintf(p.std.Err, "Try '%s --help'.\n", cmd.CommandPath())
 		return exitUsage
 	}
 	return n.status
@@ -66,7 +66,7 @@ func (n *native) root() *cobra.Command {
 		n.program("demo", "see everything at work on this machine", n.prog.Demo),
 		n.program("sink", "run a test destination with a personality", n.prog.Sink),
 		n.program("source", "generate load", n.prog.Source),
-		n.verb("version", "print the version", "", n.version),
+		n.verb("version", "print the version", versionHelp, n.version),
 	)
 	for _, name := range []string{"postqueue", "mailq", "postsuper", "postcat", "sendmail", "newaliases", "postconf", "postfix", "postlog"} {
 		short, long := postfixHelp(name)
@@ -81,12 +81,20 @@ func (n *native) root() *cobra.Command {
 
 // verb is a verb without operands that needs to know the configuration.
 func (n *native) verb(use, short, long string, run func() int) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, GroupID: "own", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, GroupID: "own", Args: noOperands,
 		Run: func(*cobra.Command, []string) { n.status = run() }}
 	if use != "version" {
 		cmd.Flags().StringVarP(&n.config, "config", "c", "", "configuration directory (default MAIL_CONFIG, then /etc/postfix)")
 	}
 	return cmd
+}
+
+// noOperands refuses operands; cobra's own words for it speak of commands.
+func noOperands(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unexpected %q: this verb takes no operands", args[0])
+	}
+	return nil
 }
 
 // program is a verb that parses its own arguments.
@@ -135,11 +143,8 @@ func (n *native) stopServer() int {
 	if s == nil {
 		return exitError
 	}
-	if err := s.client().Stop(n.ctx, n.actor()); err != nil {
+	if err := n.end(s); err != nil {
 		return n.failed(s, err)
-	}
-	if err := n.awaitEnd(s); err != nil {
-		return n.fatal(exitError, "%v", err)
 	}
 	return exitOK
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,9 +120,22 @@ func (r *postfixRun) start() int {
 	cmd := exec.Command(self, "serve", "-c", r.s.dir)
 	cmd.Args[0] = "posthouse" // whatever name this command was started under
 	cmd.Env = r.env
-	if f, ok := r.std.Err.(*os.File); ok {
-		cmd.Stderr = f // until it has its log, it has nowhere else to complain
+	// Until it has its log, the server has nowhere else to complain than here.
+	// But it must not hold our standard error: whoever reads that through a
+	// pipe (ssh, cron, a test) would wait for the server's end.
+	complaints, err := os.CreateTemp("", "posthouse-start-")
+	if err != nil {
+		return r.fatal(1, "%v", err)
 	}
+	defer func() {
+		_, _ = complaints.Seek(0, io.SeekStart)
+		_, _ = io.Copy(r.std.Err, complaints) // what cannot be shown is lost either way
+		_ = complaints.Close()
+	}()
+	if err := os.Remove(complaints.Name()); err != nil {
+		return r.fatal(1, "%v", err)
+	}
+	cmd.Stderr = complaints
 	// A session of its own: it outlives the terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -157,23 +171,30 @@ func (r *postfixRun) stop(verb string) int {
 	} else {
 		r.info("stopping the Postfix mail system")
 	}
-	if err := r.s.client().Stop(r.ctx, r.actor()); err != nil {
-		return r.fatal(1, "%v", err)
-	}
-	if err := r.awaitEnd(r.s); err != nil {
+	if err := r.end(r.s); err != nil {
 		return r.fatal(1, "%v", err)
 	}
 	return 0
 }
 
-// awaitEnd waits until no server answers any more.
-func (p *process) awaitEnd(s *settings) error {
+// end stops the server and waits until its process is gone: it answers no
+// more some time before it has closed the spool, and who asked for its end
+// may want the spool next.
+func (p *process) end(s *settings) error {
+	st, err := s.client().Status(p.ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.client().Stop(p.ctx, p.actor()); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
 	tick := time.NewTicker(pollEvery)
 	defer tick.Stop()
 	for {
-		if _, err := s.client().Counts(ctx); errors.Is(err, control.ErrUnreachable) {
+		_, err := s.client().Counts(ctx)
+		if errors.Is(err, control.ErrUnreachable) && errors.Is(syscall.Kill(st.PID, 0), syscall.ESRCH) {
 			return nil
 		}
 		select {
@@ -218,7 +239,9 @@ func (r *postfixRun) check() int {
 			r.warn("%s", p)
 		}
 	}
-	if err != nil {
+	if errors.Is(err, config.ErrInvalid) { // its words are those above
+		return r.fatal(1, "%v in %s", config.ErrInvalid, r.s.dir)
+	} else if err != nil {
 		return r.fatal(1, "%v", err)
 	}
 	return 0

@@ -51,7 +51,10 @@ func (p *process) settings(option string) *settings {
 		return nil
 	}
 	cfg, _, err := config.Read(dir, config.Host{})
-	if errors.Is(err, config.ErrNoMain) {
+	if errors.Is(err, config.ErrNoMain) && p.name == "posthouse" {
+		p.fatal(0, "%v", err)
+		return nil
+	} else if errors.Is(err, config.ErrNoMain) { // in Postfix's words
 		p.fatal(0, "open %s: No such file or directory", filepath.Join(dir, "main.cf"))
 		return nil
 	} else if err != nil {

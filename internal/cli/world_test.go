@@ -23,6 +23,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// noProcess is beyond every process ID that Linux gives (PID_MAX_LIMIT).
+const noProcess = 4194999
+
 // fakeQueue is an Operator over a list of messages that never moves by itself.
 type fakeQueue struct {
 	mu      sync.Mutex
@@ -59,7 +62,7 @@ func (q *fakeQueue) Counts(context.Context) (operator.Counts, error) {
 
 func (q *fakeQueue) Status(ctx context.Context) (*operator.Status, error) {
 	c, err := q.Counts(ctx)
-	return &operator.Status{Version: "1.2", PID: 4711, Uptime: time.Hour, ConfigDir: "/conf", Counts: c,
+	return &operator.Status{Version: "1.2", PID: noProcess, Uptime: time.Hour, ConfigDir: "/conf", Counts: c,
 		Destinations: []operator.DestinationView{
 			{Destination: mail.Destination{Transport: "smtp", NextHop: "quiet.example"}, Deferred: 1, Window: 5},
 			{Destination: mail.Destination{Transport: "smtp", NextHop: "busy.example"}, Waiting: 7, Running: 2, Window: 2},

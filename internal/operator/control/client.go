@@ -98,7 +98,7 @@ func gone(err error) error {
 	if errors.Is(err, ErrProtocol) {
 		return err
 	}
-	return fmt.Errorf("lost connection with the mail system: %w", err)
+	return fmt.Errorf("%w: %w", ErrLost, err)
 }
 
 // errEnough ends a list that the caller wants no more of.
@@ -232,5 +232,8 @@ func (c *Client) Reload(ctx context.Context, who operator.Actor) error {
 // Stop makes the server end.
 func (c *Client) Stop(ctx context.Context, who operator.Actor) error {
 	_, err := c.call(ctx, request{Op: opStop, Via: who.Via}, nil)
+	if errors.Is(err, ErrLost) {
+		return nil // it ended before it could say that it will
+	}
 	return err
 }

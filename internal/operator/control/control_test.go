@@ -375,6 +375,33 @@ func mustLink(t *testing.T, c *Client) *link {
 	return newLink(conn, time.Minute)
 }
 
+// TestServerThatGoes: a stop that is not answered for its own success is one.
+func TestServerThatGoes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "socket")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for range 2 {
+			if conn, err := l.Accept(); err == nil {
+				_, _, _ = newLink(conn, time.Minute).receive()
+				conn.Close()
+			}
+		}
+	}()
+	if _, err := NewClient(path).Counts(t.Context()); !errors.Is(err, ErrLost) {
+		t.Errorf("counts: %v", err)
+	}
+	if err := NewClient(path).Stop(t.Context(), operator.Actor{}); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	<-done
+}
+
 func TestCanceled(t *testing.T) {
 	c := serve(t, &fake{n: 1_000_000}, Config{Access: Access{Owner: -1}}, 0)
 	ctx, cancel := context.WithCancel(t.Context())

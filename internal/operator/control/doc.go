@@ -24,7 +24,8 @@
 // # What its errors mean
 //
 // ErrUnreachable: no server listens there; the system's error is wrapped.
-// ErrDenied: the server refused the user. operator.ErrNotFound and
+// ErrLost: the server went away in the middle; what was asked may have been
+// done. ErrDenied: the server refused the user. operator.ErrNotFound and
 // operator.ErrUnsupported come through as themselves; any other failure of the
 // server is a *RemoteError. ErrProtocol: the other end speaks differently.
 package control

@@ -17,6 +17,7 @@ import (
 // Errors of this package; test with errors.Is.
 var (
 	ErrUnreachable = errors.New("mail system is down")
+	ErrLost        = errors.New("lost connection with the mail system")
 	ErrDenied      = errors.New("not permitted")
 	ErrProtocol    = errors.New("control protocol error")
 )
