@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,7 +9,9 @@ import (
 	"maps"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -91,8 +94,23 @@ func Run(ctx context.Context, p Program, configDir string) error {
 	if err != nil {
 		return err
 	}
+	d.announce(p.Diag)
 	go d.reloadOnHangup(ctx)
 	return errors.Join(d.run(ctx), d.close())
+}
+
+// announce tells who started it at a terminal that all is well, and where to
+// look next.
+func (d *Daemon) announce(diag io.Writer) {
+	var ports []string
+	for _, l := range d.settings.listeners {
+		ports = append(ports, l.address)
+	}
+	where := "syslog, or standard error where there is none"
+	if d.settings.log.file != "" {
+		where = d.settings.log.file
+	}
+	fmt.Fprintf(diag, "posthouse: running with %s; SMTP on %s; log: %s\n", d.configDir, cmp.Or(strings.Join(ports, ", "), "no port: see master.cf"), where)
 }
 
 // Start is Run in the background: it returns once the relay takes connections,
@@ -119,6 +137,10 @@ func (d *Daemon) background(base context.Context, cancel context.CancelFunc) (st
 
 // start builds a relay. base lives as long as the relay, cancel ends it.
 func start(base context.Context, cancel context.CancelFunc, p Program, configDir string) (*Daemon, error) {
+	configDir, err := filepath.Abs(configDir)
+	if err != nil {
+		return nil, err
+	}
 	s, err := load(configDir, p.Diag)
 	if err != nil {
 		return nil, err
@@ -137,7 +159,9 @@ func start(base context.Context, cancel context.CancelFunc, p Program, configDir
 func load(dir string, diag io.Writer) (*settings, error) {
 	cfg, problems, err := config.Load(dir)
 	for _, p := range problems {
-		fmt.Fprintf(diag, "posthouse: %s: %s\n", map[config.Severity]string{config.Warning: "warning", config.Error: "error"}[p.Severity], p)
+		if p.Severity == config.Warning { // the others are in err
+			fmt.Fprintf(diag, "posthouse: warning: %s\n", p)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -154,7 +178,7 @@ func (d *Daemon) build(ctx context.Context, s *settings) error {
 	}
 	w, err := s.log.open()
 	if err != nil {
-		return fmt.Errorf("open log: %w", err)
+		return err
 	}
 	d.log.to.Store(w)
 	if d.store, err = openStore(s, d.log); err != nil {

@@ -43,3 +43,29 @@ func TestWhatHasNoEffectIsSaid(t *testing.T) {
 		}
 	}
 }
+
+// TestErrorsAreSaidOnce: what stops a start is one line that names the
+// parameter and repeats nothing.
+func TestErrorsAreSaidOnce(t *testing.T) {
+	for main, want := range map[string]string{
+		"transport_maps = foo:/x\n":                      `transport_maps: unsupported lookup table type: "foo"`,
+		"smtpd_tls_security_level = encrypt\n":           "smtpd_tls_cert_file = (empty): TLS is required",
+		"mynetworks = client.example\nrelayhost = [a]\n": `mynetworks`,
+		"maximal_queue_lifetime = 5x\nsoft_bounce = 2\n": "maximal_queue_lifetime = 5x",
+		"maillog_file = /nonexistent/log\n":              "maillog_file",
+	} {
+		dir := t.TempDir()
+		write(t, dir, "main.cf", "compatibility_level = 3.6\nmyhostname = mx.test.example\ninet_protocols = ipv4\nqueue_directory = "+dir+"/queue\n"+main)
+		write(t, dir, "master.cf", "127.0.0.1:"+freePort(t)+" inet n - n - - smtpd\n")
+		var diag syncBuffer
+		err := Run(t.Context(), Program{Version: "test", Diag: &diag}, dir)
+		if err == nil {
+			t.Errorf("%q: it ran", main)
+			continue
+		}
+		text := err.Error()
+		if !strings.Contains(text, want) || strings.Contains(text, "\n") || strings.Contains(diag.String(), want) {
+			t.Errorf("%q: %q, and at the terminal %q", main, text, diag.String())
+		}
+	}
+}

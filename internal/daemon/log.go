@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"sync/atomic"
 
@@ -26,7 +27,11 @@ func (s *switchLog) Log(service string, sev maillog.Severity, ev maillog.Event) 
 // syslog, and where no syslog runs, as in most containers, standard error.
 func (l *logSettings) open() (*maillog.Writer, error) {
 	if l.file != "" {
-		return maillog.NewFile(l.file, l.options)
+		w, err := maillog.NewFile(l.file, l.options)
+		if err != nil {
+			return nil, fmt.Errorf("maillog_file: %w; create its directory, or change maillog_file in main.cf", err)
+		}
+		return w, nil
 	}
 	if _, err := os.Stat(systemLog); errors.Is(err, os.ErrNotExist) {
 		return maillog.NewStream(os.Stderr, l.options), nil

@@ -37,7 +37,7 @@ func (p *paths) create() error {
 		}
 	}
 	if err := pickup.NewMaildrop(p.queue).Prepare(-1, -1); err != nil {
-		return fmt.Errorf("maildrop: %w", err)
+		return fmt.Errorf("queue_directory = %s: %w; start as the user that it belongs to, or change queue_directory in main.cf", p.queue, err)
 	}
 	return nil
 }

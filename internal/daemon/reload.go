@@ -61,7 +61,7 @@ func (d *Daemon) reload(problems io.Writer) error {
 	}
 	w, err := s.log.open()
 	if err != nil {
-		return fmt.Errorf("open log: %w", err)
+		return err
 	}
 	if err := d.listen(s); err != nil {
 		return errors.Join(err, w.Close())

@@ -86,9 +86,14 @@ type translator struct {
 }
 
 func (t *translator) fail(param string, err error) {
-	if err != nil {
-		t.errs = append(t.errs, fmt.Errorf("%s = %s: %w", param, t.cfg.String(param), err))
+	if err == nil {
+		return
 	}
+	value := t.cfg.String(param)
+	if value == "" {
+		value = "(empty)"
+	}
+	t.errs = append(t.errs, fmt.Errorf("%s = %s: %w", param, value, err))
 }
 
 // translate makes settings of a configuration that Load found well formed.
@@ -117,7 +122,19 @@ func translate(cfg *config.Config, warn func(string)) (*settings, error) {
 		s.pickup = svc.Wakeup
 	}
 	t.inert()
-	return s, errors.Join(t.errs...)
+	return s, oneLine(t.errs)
+}
+
+// oneLine joins errors so that they make one line of the log.
+func oneLine(errs []error) error {
+	if len(errs) == 0 {
+		return nil
+	}
+	err := errs[0]
+	for _, e := range errs[1:] {
+		err = fmt.Errorf("%w; %w", err, e)
+	}
+	return err
 }
 
 func (t *translator) logSettings(ids mail.IDForm) logSettings {
@@ -186,7 +203,9 @@ func (t *translator) networks(param string) []netip.Prefix {
 	var list []netip.Prefix
 	for _, word := range t.cfg.List(param) {
 		more, err := parseNetwork(word)
-		t.fail(param, err)
+		if err != nil { // which names word
+			t.errs = append(t.errs, fmt.Errorf("%s: %w", param, err))
+		}
 		list = append(list, more...)
 	}
 	return list
@@ -243,10 +262,11 @@ func (t *translator) tables(param string, aliases bool) []lookup.Table {
 	var list []lookup.Table
 	for _, spec := range t.cfg.List(param) {
 		table, err := lookup.Open(strings.TrimPrefix(spec, "proxy:"), t.tableOptions(aliases))
-		t.fail(param, err)
-		if err == nil {
-			list = append(list, table)
+		if err != nil { // which names spec: the whole list would only repeat it
+			t.errs = append(t.errs, fmt.Errorf("%s: %w", param, err))
+			continue
 		}
+		list = append(list, table)
 	}
 	return list
 }

@@ -39,7 +39,7 @@ func Read(dir string, host Host) (*Config, []Problem, error) {
 	mainFile := filepath.Join(dir, "main.cf")
 	data, err := os.ReadFile(mainFile)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil, fmt.Errorf("%w: there is no %s; say where it is with -c or MAIL_CONFIG", ErrNoMain, mainFile)
+		return nil, nil, fmt.Errorf("%w in %s; say where it is with -c DIR or MAIL_CONFIG", ErrNoMain, dir)
 	} else if err != nil {
 		return nil, nil, fmt.Errorf("read the configuration: %w", err)
 	}
@@ -82,7 +82,7 @@ const DefaultDir = "/etc/postfix"
 func (c *Config) HasMaster() bool { return c.hasMaster }
 
 // Load reads the configuration in dir and checks every value. The error is
-// ErrInvalid (with the first Problem of severity Error in its words) when it
+// ErrInvalid (with every Problem of severity Error in its words) when it
 // cannot be used; the Config is not nil then, so that more can be said of it.
 func Load(dir string) (*Config, []Problem, error) {
 	return LoadFor(dir, Host{})
@@ -95,10 +95,14 @@ func LoadFor(dir string, host Host) (*Config, []Problem, error) {
 		return nil, problems, err
 	}
 	problems = append(problems, c.Check()...)
+	var errs []string
 	for _, p := range problems {
 		if p.Severity == Error {
-			return c, problems, fmt.Errorf("%w: %s", ErrInvalid, p)
+			errs = append(errs, p.String())
 		}
+	}
+	if len(errs) > 0 {
+		return c, problems, fmt.Errorf("%w: %s", ErrInvalid, strings.Join(errs, "; "))
 	}
 	return c, problems, nil
 }

@@ -206,7 +206,7 @@ stray line
 }
 
 func TestMissingFiles(t *testing.T) {
-	if _, _, err := Load(t.TempDir()); !errors.Is(err, ErrNoMain) || !strings.Contains(err.Error(), "-c or MAIL_CONFIG") {
+	if _, _, err := Load(t.TempDir()); !errors.Is(err, ErrNoMain) || !strings.Contains(err.Error(), "-c DIR or MAIL_CONFIG") {
 		t.Errorf("no main.cf: %v", err)
 	}
 	c, problems, err := load(t, "mynetworks = 127.0.0.0/8\n", "")
