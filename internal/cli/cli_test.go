@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"posthouse/internal/cli/help"
 	"posthouse/internal/mail"
 	"posthouse/internal/operator"
 	"posthouse/internal/testkit/oracle"
@@ -322,7 +323,7 @@ func TestNativeVerbs(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 	for _, name := range []string{"postqueue", "mailq", "postsuper", "postcat", "sendmail", "newaliases", "postconf", "postfix", "postlog"} {
-		if short, long := postfixHelp(name); short == "" || !strings.HasPrefix(long, name) && name != "newaliases" {
+		if short, long := help.Postfix(name); short == "" || !strings.HasPrefix(long, name) && name != "newaliases" {
 			t.Errorf("help of %s: %q, %q", name, short, long)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"posthouse/internal/cli/help"
 	"posthouse/internal/cli/render"
 	"posthouse/internal/operator/control"
 )
@@ -51,7 +52,7 @@ func runNative(p *process, args []string) int {
 func (n *native) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "posthouse", Short: "a mail relay whose queue its operators can see, steer and trust",
-		Long:         rootHelp,
+		Long:         help.Root,
 		SilenceUsage: true, SilenceErrors: true,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -59,9 +60,9 @@ func (n *native) root() *cobra.Command {
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddGroup(&cobra.Group{ID: "own", Title: "Verbs:"}, &cobra.Group{ID: "postfix", Title: "Commands with Postfix's names:"})
 	root.AddCommand(
-		n.verb("serve", "run the server in the foreground", serveHelp, func() int { return n.serve(n.configDir(n.config)) }),
-		n.verb("reload", "make the server read its configuration again", reloadHelp, n.reload),
-		n.verb("stop", "end the server in good order", stopHelp, n.stopServer),
+		n.verb("serve", "run the server in the foreground", help.Serve, func() int { return n.serve(n.configDir(n.config)) }),
+		n.verb("reload", "make the server read its configuration again", help.Reload, n.reload),
+		n.verb("stop", "end the server in good order", help.Stop, n.stopServer),
 		n.statusVerb(),
 		n.program("demo", "see everything at work on this machine", n.prog.Demo),
 		n.program("sink", "run a test destination with a personality", n.prog.Sink),
@@ -69,7 +70,7 @@ func (n *native) root() *cobra.Command {
 		n.verb("version", "print the version", versionHelp, n.version),
 	)
 	for _, name := range []string{"postqueue", "mailq", "postsuper", "postcat", "sendmail", "newaliases", "postconf", "postfix", "postlog"} {
-		short, long := postfixHelp(name)
+		short, long := help.Postfix(name)
 		root.AddCommand(&cobra.Command{Use: name, Short: short, Long: long, GroupID: "postfix", DisableFlagParsing: true,
 			Run: func(_ *cobra.Command, args []string) {
 				n.name = name
@@ -151,7 +152,7 @@ func (n *native) stopServer() int {
 
 // statusVerb is `posthouse status`.
 func (n *native) statusVerb() *cobra.Command {
-	cmd := n.verb("status", "how the server stands", statusHelp, n.showStatus)
+	cmd := n.verb("status", "how the server stands", help.Status, n.showStatus)
 	cmd.Flags().StringVarP(&n.output, "output", "o", "table", "table or json")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if n.output != "table" && n.output != "json" {
