@@ -67,7 +67,7 @@ func (n *native) root() *cobra.Command {
 		n.program("demo", "see everything at work on this machine", n.prog.Demo),
 		n.program("sink", "run a test destination with a personality", n.prog.Sink),
 		n.program("source", "generate load", n.prog.Source),
-		n.verb("version", "print the version", versionHelp, n.version),
+		n.verb("version", "print the version", help.Version, n.version),
 	)
 	for _, name := range []string{"postqueue", "mailq", "postsuper", "postcat", "sendmail", "newaliases", "postconf", "postfix", "postlog"} {
 		short, long := help.Postfix(name)

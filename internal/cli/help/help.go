@@ -57,7 +57,8 @@ Examples:
 
 Exit status: 0 the server answered; 6 no server answers; 7 not permitted.`
 
-const versionHelp = `Print the version, the Go release it was built with, and the platform.
+// Version explains "posthouse version".
+const Version = `Print the version, the Go release it was built with, and the platform.
 
 Example:
   posthouse version
