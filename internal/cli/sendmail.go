@@ -363,7 +363,13 @@ func (m *submission) standalone() int {
 	if m.prog.StandaloneSMTP == nil {
 		return m.fatal(exTempFail, "unsupported: -bs")
 	}
-	return m.prog.StandaloneSMTP(m.ctx, s.dir, m.uid, m.std)
+	status := m.prog.StandaloneSMTP(m.ctx, s.dir, m.uid, m.std)
+	// What the session took lies in the maildrop now. A server, if one runs,
+	// need not wait for its next look.
+	if err := s.client().Pickup(m.ctx); err != nil && !errors.Is(err, control.ErrUnreachable) {
+		m.warn("wake up the mail system: %v", err)
+	}
+	return status
 }
 
 // gecosName is the user's own name: NAME of the environment, else that of the
