@@ -30,6 +30,7 @@ import (
 	"posthouse/internal/postfix/config"
 	"posthouse/internal/postfix/maillog"
 	"posthouse/internal/queue"
+	"posthouse/internal/spool"
 	"posthouse/internal/spool/local"
 )
 
@@ -359,7 +360,9 @@ func openStore(s *settings, log maillog.Logger) (*local.Store, error) {
 	opt := s.spool
 	opt.Warn = func(text string) { log.Log("spool", maillog.Warning, maillog.Text(text)) }
 	store, err := local.Open(opt)
-	if err != nil {
+	if errors.Is(err, spool.ErrLocked) {
+		return nil, fmt.Errorf("%w; the server seems to run already: see posthouse status -c %s", err, s.cfg.Dir())
+	} else if err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	return store, nil
