@@ -59,17 +59,21 @@ func (t *attempt) stopped() bool { return t.ctx.Err() != nil || t.d.Canceled() }
 
 // site tries the hosts of one next hop. last: there is no other.
 func (t *attempt) site(site string, last bool) {
-	if s := t.usable(t.a.pool.takeSite(site)); s != nil {
-		t.converse(s, false)
-		if len(t.left) == 0 || t.stopped() {
-			return
-		}
-	}
 	tgt, err := parseTarget(site, t.cfg)
 	if err != nil {
 		t.a.logText(t.cfg, maillog.Warning, err.Error())
 		t.failed("none", mail.NewStatus("4.3.5", "%v", err))
 		return
+	}
+	// A next hop that is an address is its own only host: asked by its
+	// address below, its word is final, where a word from here is not.
+	if !tgt.ip.IsValid() || t.cfg.TLS.Level >= TLSVerify {
+		if s := t.usable(t.a.pool.takeSite(site)); s != nil {
+			t.converse(s, false)
+			if len(t.left) == 0 || t.stopped() {
+				return
+			}
+		}
 	}
 	f := finder{t.cfg, &t.a.env}
 	hosts := f.find(t.ctx, tgt)
@@ -80,7 +84,7 @@ func (t *attempt) site(site string, last bool) {
 	}
 	o := opener{a: t.a, cfg: t.cfg, target: tgt}
 	sessions := 0
-	for i := range hosts.list {
+	for i := 0; i < len(hosts.list); i++ {
 		if len(t.left) == 0 || t.stopped() {
 			return
 		}
@@ -91,7 +95,11 @@ func (t *attempt) site(site string, last bool) {
 		}
 		sessions++ // those that failed in the handshake do not count
 		limit := t.cfg.SessionLimit > 0 && sessions >= t.cfg.SessionLimit
-		t.converse(s, final || last && limit)
+		if !t.converse(s, final || last && limit) {
+			i--
+			sessions--
+			continue
+		}
 		if limit {
 			return
 		}
@@ -147,26 +155,28 @@ func (t *attempt) session(o *opener, c candidate, final bool) *session {
 }
 
 // converse offers the message to a host for all recipients that are left, and
-// keeps or ends the conversation. final: no other host will be tried.
-func (t *attempt) converse(s *session, final bool) {
+// keeps or ends the conversation. final: no other host will be tried. It
+// returns false when a kept conversation turned out to be dead, so that the
+// host has yet to be asked; each time that happens one less is kept.
+func (t *attempt) converse(s *session, final bool) bool {
 	reused := s.conn.Uses() > 0
 	t.ready = t.a.env.Now()
 	if st := t.unfit(s); st != nil {
 		t.failed(s.host.relay(), *st)
 		t.settle(s, *st, final, false)
 		t.release(s)
-		return
+		return true
 	}
 	if err := t.openContent(); err != nil {
 		t.finishAll(mail.NewStatus("4.3.0", "cannot read message content: %v", err), s.host.relay(), s.conn.Uses()+1, false)
 		t.release(s)
-		return
+		return true
 	}
 	tx, res := t.transaction(s)
 	err := s.conn.Send(t.ctx, tx, res)
 	if reused && stale(err, res) && !t.stopped() {
 		s.conn.Close()
-		return
+		return false
 	}
 	t.outcome(s, res, final)
 	if err != nil && len(t.left) > 0 && (!t.stopped() || sentAll(err)) {
@@ -176,6 +186,7 @@ func (t *attempt) converse(s *session, final bool) {
 		t.settle(s, st, final, ofDestination(err))
 	}
 	t.release(s)
+	return true
 }
 
 // ofDestination tells whether a broken conversation speaks of the other side.

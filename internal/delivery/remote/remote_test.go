@@ -180,6 +180,25 @@ func TestStaleConnection(t *testing.T) {
 }
 
 // A connection is found by address when another next hop leads to it.
+// What the only host puts off over a kept connection is put off: the host is
+// not asked a second time over a new one.
+func TestReuseIsFinal(t *testing.T) {
+	in(t, func(t *testing.T, w *world) {
+		w.serve("127.0.0.1:3000", manners{rcpt: []string{"", "450 4.2.0 later"}})
+		a := w.agent(nil)
+		defer a.Close()
+		for _, to := range []mail.Address{"a@p.x", "soft@p.x"} {
+			d := delivery("[127.0.0.1]:3000", to)
+			d.Backlog = 1
+			a.Deliver(t.Context(), d)
+		}
+		got := strings.Join(w.log.take(), "\n")
+		if w.said("EHLO") != 1 || w.said("RCPT") != 2 || strings.Contains(got, ": host ") || !strings.Contains(got, "conn_use=2, dsn=4.2.0") {
+			t.Errorf("%d connections, %d recipients named:\n%s", w.said("EHLO"), w.said("RCPT"), got)
+		}
+	})
+}
+
 func TestReuseByAddress(t *testing.T) {
 	in(t, func(t *testing.T, w *world) {
 		w.names("d1.test MX 1 h.test", "d2.test MX 1 h.test", "h.test A 127.0.2.1")
