@@ -104,6 +104,11 @@ func (c *Config) backoff(created, now time.Time, random float64) time.Duration {
 	return wait + time.Duration(float64(wait)*c.Jitter*(2*random-1))
 }
 
+// longest is the longest that backoff can be.
+func (c *Config) longest() time.Duration {
+	return c.MaxBackoff + time.Duration(float64(c.MaxBackoff)*c.Jitter)
+}
+
 // expires is when a message is too old for another attempt after the next.
 func (c *Config) expires(created time.Time, sender mail.Address) time.Time {
 	if sender == mail.NullSender {

@@ -65,6 +65,14 @@ func (q *Queue) heed(notes []note, err error) {
 
 // heeded does what the notes led to, with the lock held at both ends.
 func (q *Queue) heeded() {
+	if err := q.out.Stalled(); (err != nil) != q.stalled {
+		q.stalled = err != nil
+		if q.stalled {
+			q.journal.Add("qmgr", maillog.Warning, maillog.Text(fmt.Sprintf("results of deliveries cannot be recorded, deliveries wait: %v", err)))
+		} else {
+			q.journal.Add("qmgr", maillog.Info, maillog.Text("results of deliveries can be recorded again, deliveries go on"))
+		}
+	}
 	q.pump(q.deps.Now())
 	q.unlock()
 	q.mu.Lock()

@@ -295,6 +295,7 @@ type rig struct {
 	q      *Queue
 	stop   context.CancelFunc
 	ended  chan error
+	ahead  time.Duration // of the queue's clock before the right time
 
 	mu       sync.Mutex
 	attempts []attempt
@@ -354,11 +355,24 @@ func (r *rig) Resubmit(_ context.Context, m *mail.Message, _ spool.Content) (mai
 	return r.resub(m)
 }
 
+// now is the queue's clock.
+func (r *rig) now() time.Time {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return time.Now().Add(r.ahead)
+}
+
+func (r *rig) setClock(ahead time.Duration) {
+	r.mu.Lock()
+	r.ahead = ahead
+	r.mu.Unlock()
+}
+
 // open makes the queue of what the store has; start runs it.
 func (r *rig) open() {
 	r.t.Helper()
 	r.q = New(r.cfg, Deps{
-		Store: r.store, Router: r.route, Bouncer: r.bounce, Resubmitter: r, Log: r.log,
+		Store: r.store, Router: r.route, Bouncer: r.bounce, Resubmitter: r, Log: r.log, Now: r.now,
 		Agents: func(name string) (Agent, bool) { return r.agent, name == "smtp" },
 	})
 	if _, err := r.q.Recover(r.t.Context()); err != nil {
@@ -386,7 +400,7 @@ func (r *rig) end() error {
 
 func (r *rig) message(from mail.Address, to ...mail.Address) *mail.Message {
 	r.nextID++
-	env := mail.Envelope{ID: r.nextID, Arrival: time.Now(), Sender: from, Size: 1000, Origin: mail.FromSMTP}
+	env := mail.Envelope{ID: r.nextID, Arrival: r.now(), Sender: from, Size: 1000, Origin: mail.FromSMTP}
 	for _, a := range to {
 		env.Recipients = append(env.Recipients, mail.Recipient{Address: a})
 	}

@@ -114,6 +114,21 @@ func (q *Queue) resubmitNow(s *start, env *mail.Envelope) (mail.QueueID, error) 
 	return q.deps.Resubmitter.Resubmit(s.ctx, m, content)
 }
 
+// endOriginal removes a requeued message whose successor was found in the
+// spool: a crash came between the commit of the one and the removal of the
+// other. Both in the queue would be two deliveries. A resubmission begins only
+// when nothing else is owed for the original.
+func (q *Queue) endOriginal(id mail.QueueID) {
+	ri, ok := q.byID[id]
+	if !ok {
+		return
+	}
+	if r := q.rows.At(ri); r.Is(row.Requeued) && !r.Is(row.Removing|row.Trashed|row.Corrupt) && !r.AnyOwed() {
+		r.Flags |= row.Silent
+		q.end(ri, r)
+	}
+}
+
 // rescheduleTrash applies a changed retention to what is in the trash.
 func (q *Queue) rescheduleTrash() {
 	now := q.deps.Now()

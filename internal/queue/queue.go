@@ -60,6 +60,7 @@ type Queue struct {
 	armed     int64         // when the clock wakes by itself; 0: never
 	envelopes int           // rows that have theirs in memory
 	failed    error
+	stalled   bool // that nothing can be recorded for lack of space has been told
 
 	out     *record.Recorder[note]
 	starts  []*start
@@ -118,6 +119,9 @@ func (q *Queue) Recover(ctx context.Context) (spool.Recovered, error) {
 		at := q.ask(m)
 		q.mu.Lock()
 		q.admit(m, at, false)
+		if m.OrigID != 0 {
+			q.endOriginal(m.OrigID)
+		}
 		q.unlock()
 		return ctx.Err()
 	})
@@ -318,7 +322,7 @@ func (q *Queue) unlock() {
 
 // setClock wakes the clock when something is to happen earlier than it knows.
 func (q *Queue) setClock() {
-	if wake := q.sched.Wake(); q.open && !wake.IsZero() && (q.armed == 0 || wake.UnixNano() < q.armed) {
+	if wake := q.sched.Wake(); q.open && !q.halted() && !wake.IsZero() && (q.armed == 0 || wake.UnixNano() < q.armed) {
 		q.wakeClock()
 	}
 }

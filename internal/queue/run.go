@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -25,6 +26,7 @@ type start struct {
 	d       *Delivery // nil for a job
 	env     *mail.Envelope
 	router  Router
+	gen     uint32 // of router
 	reroute bool
 	ctx     context.Context
 }
@@ -84,10 +86,15 @@ func (q *Queue) bringAllUp(ctx context.Context) {
 	}
 }
 
+// clockStep is by how much the clock must have been set back to count, and how
+// long it may take to be noticed.
+const clockStep = time.Minute
+
 // clock wakes the scheduler when something becomes due.
 func (q *Queue) clock(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	began, last := time.Now(), q.deps.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -96,12 +103,16 @@ func (q *Queue) clock(ctx context.Context) {
 		case <-q.kick:
 		}
 		q.mu.Lock()
-		now := q.deps.Now()
+		now, passed := q.deps.Now(), time.Since(began)
+		if step := now.Round(0).Sub(last.Round(0)) - passed; step < -clockStep {
+			q.setBack(step)
+		}
+		began, last = began.Add(passed), now
 		q.armed = 0
 		q.pump(now)
-		if wake := q.sched.Wake(); !wake.IsZero() {
+		if wake := q.sched.Wake(); !wake.IsZero() && !q.halted() {
 			q.armed = wake.UnixNano()
-			timer.Reset(max(wake.Sub(now), 0))
+			timer.Reset(min(max(wake.Sub(now), 0), clockStep))
 		} else {
 			timer.Stop()
 		}
@@ -109,9 +120,33 @@ func (q *Queue) clock(ctx context.Context) {
 	}
 }
 
+// setBack moves all that is planned along with a clock that was set back:
+// otherwise it would wait for as long as the clock was wrong.
+func (q *Queue) setBack(step time.Duration) {
+	q.sched.Shift(step)
+	for g := uint32(1); g <= q.groups.Len(); g++ {
+		grp := q.groups.At(g)
+		if grp.row == 0 || grp.kind != forDelivery {
+			continue
+		}
+		grp.due += int64(step)
+		r := q.rows.At(grp.row)
+		for i := grp.first; i >= 0; i = r.Rcpts[i].Next {
+			if r.Rcpts[i].NextAttempt != 0 {
+				r.Rcpts[i].NextAttempt += int64(step)
+			}
+		}
+	}
+	q.journal.Add("qmgr", maillog.Warning, maillog.Text(fmt.Sprintf("the clock was set back by %v: planned attempts move along", -step)))
+}
+
+// halted tells that nothing may begin, since what it came to could not be
+// recorded: a message would be delivered, and after a crash once more.
+func (q *Queue) halted() bool { return q.failed != nil || q.out.Stalled() != nil }
+
 // pump carries out what the scheduler decides.
 func (q *Queue) pump(now time.Time) {
-	if !q.open || q.failed != nil {
+	if !q.open || q.halted() {
 		return
 	}
 	for range decisionsPerLock {
@@ -153,7 +188,7 @@ func (q *Queue) begin(g uint32, now time.Time) {
 		d.Open = func() (spool.Content, error) { return q.deps.Store.Content(id) }
 		s.ctx, d.abort = context.WithCancel(q.base)
 		grp.run, s.d = d, d
-		s.router, s.reroute = q.router, grp.gen != q.gen
+		s.router, s.gen, s.reroute = q.router, q.gen, grp.gen != q.gen
 	}
 	q.workers.Add(1)
 	q.starts = append(q.starts, s)
@@ -288,7 +323,7 @@ func (q *Queue) reroute(s *start, env *mail.Envelope) (stay, refused []int, resu
 	}
 	if len(moved) > 0 {
 		q.mu.Lock()
-		q.moved(s.g, moved)
+		q.moved(s.g, moved, s.gen)
 		q.unlock()
 	}
 	return stay, refused, results

@@ -50,7 +50,9 @@ func (q *Queue) scheduleGroups(r *row.Row, now time.Time) {
 	}
 	for g := r.Groups; g != 0; g = q.groups.At(g).next {
 		if grp := q.groups.At(g); grp.state == idle {
-			q.schedule(g, grp, r, row.Time(r.Rcpts[grp.first].NextAttempt), now)
+			// No wait is longer: one that is was planned by a clock that was ahead.
+			at := min(r.Rcpts[grp.first].NextAttempt, now.Add(q.cfg.longest()).UnixNano())
+			q.schedule(g, grp, r, row.Time(at), now)
 		}
 	}
 }
@@ -552,9 +554,9 @@ func (q *Queue) retryGroup(g uint32, grp *group, r *row.Row, now time.Time) {
 	}
 }
 
-// moved takes recipients out of a running group because the router sends them
-// elsewhere now, and schedules them there.
-func (q *Queue) moved(g uint32, to map[mail.Destination][]int) {
+// moved takes recipients out of a running group because the router, of
+// generation gen, sends them elsewhere now, and schedules them there.
+func (q *Queue) moved(g uint32, to map[mail.Destination][]int, gen uint32) {
 	now := q.deps.Now()
 	ri := q.groups.At(g).row
 	r := q.rows.At(ri)
@@ -577,7 +579,7 @@ func (q *Queue) moved(g uint32, to map[mail.Destination][]int) {
 		var n uint32
 		for _, i := range idx {
 			if n == 0 || q.full(n, dest) {
-				n = q.newGroup(ri, r, dest, q.gen)
+				n = q.newGroup(ri, r, dest, gen)
 			}
 			q.link(n, r, i)
 		}

@@ -11,6 +11,10 @@
 // batch. After the first error nothing more is written, and every note comes
 // back with that error: memory and disk no longer agree.
 //
+// A full disk (spool.ErrNoSpace) is no such error: nothing comes back, the
+// batch is tried again until there is room, and Stalled tells so meanwhile.
+// Only when draining does one more try decide.
+//
 // A Journal does the like for log lines: they are decided under the lock and
 // written outside of it, in order.
 //
@@ -20,7 +24,9 @@ package record
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"posthouse/internal/spool"
 )
@@ -47,6 +53,7 @@ type Recorder[N any] struct {
 	failed   error
 	changed  *sync.Cond
 	draining bool
+	stalled  error // why the spool does not take what is in flight, while there is no room
 	running  bool
 	flushing bool       // a Flush is writing
 	flushed  *sync.Cond // it is not any more
@@ -58,6 +65,7 @@ type batch[N any] struct {
 	notes []N
 	done  bool
 	err   error
+	last  bool // it is not tried again
 }
 
 // New returns a Recorder for an owner whose lock is mu. The functions are
@@ -85,7 +93,11 @@ func (r *Recorder[N]) Open() { r.running, r.draining = true, false }
 // Running tells whether a Run will take care of what is added now.
 func (r *Recorder[N]) Running() bool { return r.running }
 
-// Drain lets Run return once everything is recorded.
+// Stalled is why nothing becomes durable now, though it will once the disk has
+// room; nil while all is well.
+func (r *Recorder[N]) Stalled() error { return r.stalled }
+
+// Drain lets Run return once everything is recorded, or cannot be.
 func (r *Recorder[N]) Drain() {
 	r.draining = true
 	r.changed.Signal()
@@ -98,6 +110,8 @@ func (r *Recorder[N]) Run() {
 	for {
 		r.followUp()
 		switch {
+		case r.refused():
+			r.tryAgain()
 		case len(r.flight) > 0 && r.flight[0].done:
 			// More became durable while the lock was released.
 		case r.pending() && len(r.flight) < maxInFlight:
@@ -131,7 +145,7 @@ func (r *Recorder[N]) Flush(ctx context.Context) {
 		r.flushing = false
 		r.flushed.Broadcast()
 	}
-	b.done, b.err = true, err
+	b.done, b.err, b.last = true, err, true
 	r.followUp()
 	r.changed.Signal() // a Run may have begun meanwhile
 }
@@ -166,9 +180,10 @@ func (r *Recorder[N]) send(b *batch[N]) {
 // followUp gives back the notes of the batches that are done, oldest first.
 func (r *Recorder[N]) followUp() {
 	acted := false
-	for len(r.flight) > 0 && r.flight[0].done {
+	for len(r.flight) > 0 && r.flight[0].done && !r.refused() {
 		b := r.flight[0]
 		r.flight = r.flight[1:]
+		r.stalled = nil
 		if r.failed == nil {
 			r.failed = b.err
 		}
@@ -178,4 +193,50 @@ func (r *Recorder[N]) followUp() {
 	if acted {
 		r.after()
 	}
+}
+
+// restFor is the pause before what did not fit the disk is tried again.
+const restFor = time.Second
+
+// refused tells whether the oldest batch did not fit the disk.
+func (r *Recorder[N]) refused() bool {
+	if len(r.flight) == 0 || r.failed != nil {
+		return false
+	}
+	b := r.flight[0]
+	return b.done && !b.last && errors.Is(b.err, spool.ErrNoSpace)
+}
+
+// tryAgain writes what is in flight once more, after a pause. Batches that were
+// sent behind the refused one may have been written all the same; as changes
+// only set things to what they are, all of them together, in their order and as
+// one batch, come to the same whether some were written before or not.
+func (r *Recorder[N]) tryAgain() {
+	r.stalled = r.flight[0].err
+	for _, b := range r.flight {
+		if !b.done {
+			r.changed.Wait()
+			return
+		}
+	}
+	all := &batch[N]{}
+	for _, b := range r.flight {
+		all.ops.Ops = append(all.ops.Ops, b.ops.Ops...)
+		all.notes = append(all.notes, b.notes...)
+	}
+	r.flight = []*batch[N]{all}
+	r.after() // it can say so now
+	rested := false
+	pause := time.AfterFunc(restFor, func() {
+		r.mu.Lock()
+		rested = true
+		r.changed.Signal()
+		r.mu.Unlock()
+	})
+	defer pause.Stop()
+	for !rested && !r.draining {
+		r.changed.Wait()
+	}
+	all.last = r.draining
+	r.send(all)
 }

@@ -221,3 +221,91 @@ func TestJournalOrder(t *testing.T) {
 		t.Errorf("written %v", k.got)
 	}
 }
+
+// fullStore has no room at first, then for what comes later only, as when the
+// disk got room between two writes.
+type fullStore struct {
+	spool.Store
+	mu      sync.Mutex
+	refuse  int // so many more writes
+	applied []mail.QueueID
+	writes  int
+}
+
+func (s *fullStore) ApplyAsync(b *spool.Batch, done func(error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writes++
+	var err error
+	if s.refuse > 0 {
+		s.refuse--
+		err = spool.ErrNoSpace
+	} else {
+		for _, op := range b.Ops {
+			s.applied = append(s.applied, op.(spool.Remove).ID)
+		}
+	}
+	time.AfterFunc(10*time.Millisecond, func() { done(err) })
+}
+
+// TestFullDiskIsWaitedOut: for lack of space nothing is given up; it is written
+// in its order when there is room.
+func TestFullDiskIsWaitedOut(t *testing.T) {
+	for _, refuse := range []int{1, 2, 4, 60} {
+		synctest.Test(t, func(t *testing.T) {
+			s := &fullStore{refuse: refuse}
+			o := newOwner(s)
+			stop := o.run()
+			for i := range 10 {
+				o.do(i, true)
+				synctest.Wait()
+			}
+			time.Sleep(500 * time.Millisecond)
+			synctest.Wait()
+			if o.mu.Lock(); !errors.Is(o.rec.Stalled(), spool.ErrNoSpace) {
+				t.Errorf("%d refused: stalled by %v", refuse, o.rec.Stalled())
+			}
+			o.mu.Unlock()
+			if n := o.seen(); len(n) != 0 {
+				t.Errorf("%d refused: notes %v before anything is durable", refuse, n)
+			}
+			time.Sleep(2 * time.Minute)
+			stop()
+			if !slices.Equal(o.notes, upTo(10)) || errors.Join(o.errs...) != nil || o.rec.Stalled() != nil {
+				t.Errorf("%d refused: notes %v, %v", refuse, o.notes, errors.Join(o.errs...))
+			}
+			// The last time that each was written, they were written in order.
+			last := map[mail.QueueID]int{}
+			for k, id := range s.applied {
+				last[id] = k
+			}
+			for i := range 9 {
+				if last[mail.QueueID(i)] >= last[mail.QueueID(i+1)] {
+					t.Errorf("%d refused: applied %v", refuse, s.applied)
+				}
+			}
+		})
+	}
+}
+
+// TestDrainOnFullDiskEnds: who stops while the disk is full is told that it
+// was for nothing, after one more try.
+func TestDrainOnFullDiskEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &fullStore{refuse: 1 << 30}
+		o := newOwner(s)
+		stop := o.run()
+		o.do(0, true)
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		before := s.writes
+		o.do(1, true)
+		stop()
+		if len(o.notes) != 2 || !errors.Is(o.errs[0], spool.ErrNoSpace) || !errors.Is(o.errs[1], spool.ErrNoSpace) {
+			t.Errorf("notes %v, %v", o.notes, o.errs)
+		}
+		if s.writes > before+2 {
+			t.Errorf("%d tries at the end", s.writes-before)
+		}
+	})
+}

@@ -202,6 +202,30 @@ func (s *State) Finished(it Item, out Outcome, reason mail.Status, now time.Time
 	s.takeTurns(d.tr)
 }
 
+// Shift moves all times that were planned by a clock that has been set
+// forwards or back.
+func (s *State) Shift(by time.Duration) {
+	d := int64(by)
+	for i := range s.items {
+		if s.items[i].at != nowhere && s.items[i].due != 0 {
+			s.items[i].due += d
+		}
+	}
+	for _, x := range s.dests {
+		if x == nil {
+			continue
+		}
+		for _, t := range []*int64{&x.deadUntil, &x.paused, &x.idleSince} {
+			if *t != 0 {
+				*t += d
+			}
+		}
+		if x.alarmAt != never {
+			x.alarmAt += d
+		}
+	}
+}
+
 // Revive forgets that a destination is dead, if it is.
 func (s *State) Revive(id DestID) {
 	if d := s.dests[id]; d != nil && d.deadUntil != 0 {
