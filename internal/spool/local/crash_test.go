@@ -280,7 +280,7 @@ func powerLoss(t *testing.T, seed uint64, crashes int) {
 			r := rand.New(rand.NewPCG(seed, rng.Uint64()))
 			wg.Go(func() { l.worker(t, st, w, next, r) })
 		}
-		target := last + mail.QueueID(rng.IntN(400))
+		target := next() + mail.QueueID(rng.IntN(400))
 		for reached := false; !reached; {
 			// Writes of our own, so as to wait without a clock.
 			if err := st.Apply(context.Background(), (&spool.Batch{}).Add(spool.Put{Key: []byte("tick")})); err != nil {
