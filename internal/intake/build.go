@@ -61,7 +61,9 @@ func (b *builder) Write(p []byte) (int, error) {
 		return 0, b.err
 	}
 	b.received += int64(len(p))
-	if limit := b.cfg.MaxMessageSize; limit > 0 && b.received > limit {
+	// A notice may be larger than the message that it returns: refused here, it
+	// could never be made, and what it speaks of would wait for it for ever.
+	if limit := b.cfg.MaxMessageSize; limit > 0 && b.received > limit && b.env.Origin != mail.FromBounce {
 		b.err = ErrTooBig
 		return 0, b.err
 	}

@@ -235,3 +235,14 @@ func TestResubmitFailures(t *testing.T) {
 		t.Errorf("nothing pending: %v", err)
 	}
 }
+
+// A notice about a message near the size limit is larger than that.
+func TestNoticeBeyondTheSizeLimit(t *testing.T) {
+	w := newWorld()
+	c := *w.cfg.Load()
+	c.MaxMessageSize = 1000
+	w.Reconfigure(c)
+	if _, err := w.Submit(t.Context(), &Submission{Origin: mail.FromBounce, Recipients: rcpts("a@b")}, strings.NewReader("Subject: x\n\n"+strings.Repeat("0123456789\n", 200))); err != nil {
+		t.Error(err)
+	}
+}

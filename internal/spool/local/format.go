@@ -34,6 +34,7 @@ func lockDir(o *Options) (io.Closer, error) {
 		if err := o.FS.MkdirAll(o.Dir, 0o700); err != nil {
 			return nil, fmt.Errorf("create spool directory %s: %w", o.Dir, err)
 		}
+		syncAbove(o.FS, o.Dir)
 	}
 	switch _, err := o.FS.Stat(o.Dir); {
 	case errors.Is(err, fs.ErrNotExist):
@@ -54,6 +55,15 @@ func lockDir(o *Options) (io.Closer, error) {
 		return nil, fmt.Errorf("lock spool directory %s: %w", o.Dir, err)
 	}
 	return nil, fmt.Errorf("%w: %s (%w)", spool.ErrLocked, o.Dir, err)
+}
+
+// syncAbove makes the names of a directory and of those above it durable, for
+// the caller may have just made them. One that may not be opened was there
+// before.
+func syncAbove(fsys vfs.FS, dir string) {
+	for up := fsys.PathDir(dir); up != dir; dir, up = up, fsys.PathDir(up) {
+		_ = syncDir(fsys, up)
+	}
 }
 
 // readFormat returns the mark of the spool, after making a new spool of an

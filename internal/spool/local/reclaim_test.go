@@ -217,3 +217,26 @@ func TestCloseWithFullDiskEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A power loss right after the first message of a new spool must not take the
+// directory with it.
+func TestNewSpoolSurvivesPowerLoss(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	o := crashOptions(fs)
+	o.Dir = "/var/posthouse/spool"
+	st, _, _ := openRecovered(t, o)
+	if err := commitOne(st, 1, 100); err != nil {
+		t.Fatal(err)
+	}
+	o.FS = fs.CrashClone(vfs.CrashCloneCfg{})
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	st, found, _ := openRecovered(t, o)
+	if len(found) != 1 {
+		t.Errorf("found %v, want one message", found)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
