@@ -40,6 +40,10 @@ type Pickup struct {
 	log  maillog.Logger
 	cfg  Config
 	wake chan struct{} // of capacity 1: a trigger during a scan is remembered
+
+	remove func(path string) error // os.Remove
+	mu     sync.Mutex
+	stuck  map[string]fs.FileInfo // files that were submitted and could not be got rid of
 }
 
 // service is the name in log lines.
@@ -56,7 +60,7 @@ func New(drop *Maildrop, to Submitter, log maillog.Logger, cfg Config) *Pickup {
 	if cfg.Parallel == 0 {
 		cfg.Parallel = 16
 	}
-	return &Pickup{drop: drop, to: to, log: log, cfg: cfg, wake: make(chan struct{}, 1)}
+	return &Pickup{drop: drop, to: to, log: log, cfg: cfg, wake: make(chan struct{}, 1), remove: os.Remove, stuck: make(map[string]fs.FileInfo)}
 }
 
 // Poke asks for a scan now. It never waits.
@@ -147,7 +151,9 @@ func (p *Pickup) take(ctx context.Context, name string) (gone bool, err error) {
 		p.warn("maildrop/%s: file has %d links", name, links(info))
 		return false, nil
 	}
-	err = p.submit(ctx, f, info)
+	if !p.isStuck(name, info) {
+		err = p.submit(ctx, f, info)
+	}
 	switch {
 	case errors.Is(err, queuefile.ErrMalformed), intake.AtFault(err):
 		return p.setAside(name, info, err), nil
@@ -155,12 +161,33 @@ func (p *Pickup) take(ctx context.Context, name string) (gone bool, err error) {
 		p.warn("maildrop/%s: %v; will be tried again", name, err)
 		return false, err
 	}
-	if err := os.Remove(filepath.Join(p.drop.dir, name)); err != nil {
-		// It would be sent once more with each scan.
+	if err := p.remove(filepath.Join(p.drop.dir, name)); err != nil {
 		p.warn("remove maildrop/%s: %v", name, err)
-		return p.setAside(name, info, errors.New("submitted, but could not be removed")), nil
+		gone = p.setAside(name, info, errors.New("submitted, but could not be removed"))
+		p.setStuck(name, info, !gone)
+		return gone, nil
 	}
+	p.setStuck(name, info, false)
 	return true, nil
+}
+
+// isStuck tells whether this very file was submitted before: it must not be
+// sent once more with each scan.
+func (p *Pickup) isStuck(name string, info fs.FileInfo) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known, ok := p.stuck[name]
+	return ok && os.SameFile(known, info)
+}
+
+func (p *Pickup) setStuck(name string, info fs.FileInfo, stuck bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if stuck {
+		p.stuck[name] = info
+		return
+	}
+	delete(p.stuck, name)
 }
 
 func (p *Pickup) submit(ctx context.Context, f *os.File, info fs.FileInfo) error {

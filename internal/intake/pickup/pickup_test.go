@@ -328,3 +328,27 @@ func TestPostdropFiles(t *testing.T) {
 	}
 	t.Error("the message of postdrop is missing")
 }
+
+// A file that can neither be removed nor set aside is sent once all the same.
+func TestFileThatStaysIsSentOnce(t *testing.T) {
+	m, dir := newMaildrop(t)
+	name := leave(t, m, "a@b", "c@d")
+	to := &taker{}
+	p := New(m, to, &logger{}, Config{})
+	p.remove = func(string) error { return errors.New("read-only file system") }
+	corrupt := filepath.Join(dir, "corrupt")
+	if err := os.Remove(corrupt); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		p.scan(t.Context())
+	}
+	if n := to.count(); n != 1 {
+		t.Errorf("sent %d times", n)
+	}
+	p.remove = os.Remove
+	p.scan(t.Context())
+	if _, err := os.Stat(filepath.Join(dir, "maildrop", name)); !os.IsNotExist(err) || to.count() != 1 || len(p.stuck) != 0 {
+		t.Errorf("removal at last: %v; sent %d times; stuck %v", err, to.count(), p.stuck)
+	}
+}
