@@ -16,10 +16,12 @@
 //
 // The kernel tells the server the user at the other end (SO_PEERCRED); nothing
 // a client says about itself is believed but through which command it acts.
-// Root, the owner of the mail and the user the server runs as may do everything. Others may list, count and
-// ask for the status if Access.List has them (authorized_mailq_users), retry
-// if Access.Flush has them (authorized_flush_users), and anyone may say that
-// there is something in the maildrop.
+// Root, the owner of the mail and the user the server runs as may do
+// everything. Others may list, count and ask for the status if Access.List has
+// them (authorized_mailq_users), retry if Access.Flush has them
+// (authorized_flush_users), and anyone may say that there is something in the
+// maildrop. Others are also bounded in number, each and together, and in the
+// size of what they ask, so that no user can use the server up.
 //
 // # What its errors mean
 //

@@ -132,11 +132,12 @@ type link struct {
 	conn     net.Conn
 	in       *bufio.Reader
 	patience time.Duration
+	longest  uint32 // bytes of a frame that is received
 	buf      []byte
 }
 
 func newLink(conn net.Conn, patience time.Duration) *link {
-	return &link{conn: conn, in: bufio.NewReaderSize(conn, 128<<10), patience: patience}
+	return &link{conn: conn, in: bufio.NewReaderSize(conn, 128<<10), patience: patience, longest: maxFrame}
 }
 
 func (l *link) send(kind byte, payload []byte) error {
@@ -172,7 +173,7 @@ func (l *link) receive() (kind byte, payload []byte, err error) {
 		return 0, nil, err
 	}
 	n := binary.BigEndian.Uint32(head[:])
-	if n > maxFrame {
+	if n > l.longest {
 		return 0, nil, fmt.Errorf("%w: frame of %d bytes", ErrProtocol, n)
 	}
 	if uint32(cap(l.buf)) < n {

@@ -27,9 +27,22 @@ type Server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu   sync.Mutex
-	open map[io.Closer]struct{} // listeners and connections; nil after Close
+	mu     sync.Mutex
+	open   map[io.Closer]struct{} // listeners and connections; nil after Close
+	guests map[int]int            // connections of guests, by user ID
+	crowd  int                    // and of all of them
 }
+
+// Guests are users who may not do everything. Every program on the machine
+// can be one, so what they can make the server hold is bounded: a relay must
+// not fall to whoever may look at its queue.
+const (
+	guestsAtOnce  = 64       // connections of all guests
+	oneGuest      = 16       // connections of one of them
+	guestRequest  = 64 << 10 // bytes of a guest's request
+	longestPause  = time.Second
+	shortestPause = 5 * time.Millisecond
+)
 
 // Config is how a Server behaves.
 type Config struct {
@@ -41,7 +54,7 @@ type Config struct {
 
 // NewServer returns a Server that has no listener yet.
 func NewServer(op operator.Operator, cfg Config) *Server {
-	s := &Server{op: op, patience: cfg.Patience, peer: peerUID, self: os.Geteuid(), open: make(map[io.Closer]struct{})}
+	s := &Server{op: op, patience: cfg.Patience, peer: peerUID, self: os.Geteuid(), open: make(map[io.Closer]struct{}), guests: make(map[int]int)}
 	if s.patience == 0 {
 		s.patience = time.Minute
 	}
@@ -59,6 +72,7 @@ func (s *Server) Serve(l net.Listener) error {
 		return l.Close()
 	}
 	defer s.remove(l)
+	pause := time.Duration(0)
 	for {
 		conn, err := l.Accept()
 		switch {
@@ -67,17 +81,80 @@ func (s *Server) Serve(l net.Listener) error {
 				_ = conn.Close()
 			}
 			return nil
-		case err != nil:
+		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("control socket: %w", err)
-		}
-		if !s.add(conn) {
-			_ = conn.Close()
+		case err != nil:
+			// Out of file descriptors, most likely: it passes, and the mail
+			// that flows meanwhile is worth more than this socket.
+			pause = min(max(2*pause, shortestPause), longestPause)
+			s.rest(pause)
 			continue
 		}
-		s.wg.Go(func() {
-			defer s.remove(conn)
-			s.session(conn)
-		})
+		pause = 0
+		s.welcome(conn)
+	}
+}
+
+// rest waits for d, or for Close.
+func (s *Server) rest(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.ctx.Done():
+	}
+}
+
+// welcome begins a session, unless there are too many of the like.
+func (s *Server) welcome(conn net.Conn) {
+	uid, err := s.peer(conn)
+	if err != nil || !s.add(conn) {
+		_ = conn.Close()
+		return
+	}
+	c := &session{Server: s, link: newLink(conn, s.patience), uid: uid}
+	guest := !s.trusts(uid)
+	if guest && !s.enter(uid) {
+		_ = c.sendJSON(kindError, failure{Code: codeFailed, Text: "too many connections: try again later"})
+		s.remove(conn)
+		return
+	}
+	if guest {
+		c.longest = guestRequest
+	}
+	s.wg.Go(func() {
+		defer s.remove(conn)
+		if guest {
+			defer s.leave(uid)
+		}
+		c.converse()
+	})
+}
+
+// trusts tells whether a user may do everything.
+func (s *Server) trusts(uid int) bool {
+	// The server's own user can do all this to it with signals and files anyway.
+	return uid == 0 || uid == s.access.Load().Owner || uid == s.self
+}
+
+// enter counts a guest's connection and tells whether there was room for it.
+func (s *Server) enter(uid int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.crowd >= guestsAtOnce || s.guests[uid] >= oneGuest {
+		return false
+	}
+	s.crowd++
+	s.guests[uid]++
+	return true
+}
+
+func (s *Server) leave(uid int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.crowd--
+	if s.guests[uid]--; s.guests[uid] == 0 {
+		delete(s.guests, uid)
 	}
 }
 
@@ -117,12 +194,8 @@ type session struct {
 	uid int
 }
 
-func (s *Server) session(conn net.Conn) {
-	uid, err := s.peer(conn)
-	if err != nil {
-		return
-	}
-	c := &session{Server: s, link: newLink(conn, s.patience), uid: uid}
+// converse answers one request after another.
+func (c *session) converse() {
 	for {
 		kind, payload, err := c.receive()
 		if err != nil || kind != kindRequest {
@@ -166,11 +239,10 @@ func (c *session) permit(req *request) error {
 	if req.Version != protocolVersion {
 		return fmt.Errorf("%w: client speaks version %d, server %d", ErrProtocol, req.Version, protocolVersion)
 	}
-	a := c.access.Load()
-	// The server's own user can do all this to it with signals and files anyway.
-	if c.uid == 0 || c.uid == a.Owner || c.uid == c.self {
+	if c.trusts(c.uid) {
 		return nil
 	}
+	a := c.access.Load()
 	name := UserName(c.uid)
 	switch req.Op {
 	case opPickup:
