@@ -34,6 +34,7 @@ var rules = []rule{
 	{"internal/demo", []string{"internal/demo", "internal/traffic", "internal/testkit"}, "the demo builds a pretend world and knows the relay only by its configuration"},
 	{"internal/testkit", []string{"internal/testkit", "internal/traffic", "internal/mail"}, "helpers for tests know programs by their outside"},
 	{"internal/lint", nil, "tests only"},
+	{"internal/e2e", nil, "tests only: the whole program, seen from outside"},
 	{"internal/daemon", []string{"internal"}, "the one room that knows everything and joins it"},
 	{"cmd/posthouse", []string{"internal/operator$", "internal/cli", "internal/daemon", "internal/demo", "internal/traffic"}, "main only chooses the program"},
 	{"bench", []string{"internal/testkit", "internal/traffic"}, "benchmarks see both servers from outside"},
