@@ -71,11 +71,13 @@ func (n *native) root() *cobra.Command {
 	)
 	for _, name := range []string{"postqueue", "mailq", "postsuper", "postcat", "sendmail", "newaliases", "postconf", "postfix", "postlog"} {
 		short, long := help.Postfix(name)
-		root.AddCommand(&cobra.Command{Use: name, Short: short, Long: long, GroupID: "postfix", DisableFlagParsing: true,
+		cmd := &cobra.Command{Use: name, Short: short, Long: long, GroupID: "postfix", DisableFlagParsing: true,
 			Run: func(_ *cobra.Command, args []string) {
 				n.name = name
 				n.status = postfixCommand(name)(n.process, args)
-			}})
+			}}
+		cmd.SetHelpTemplate("{{.Long}}\n") // which has the usage: cobra knows nothing of these options
+		root.AddCommand(cmd)
 	}
 	return root
 }

@@ -125,7 +125,7 @@ func (s *Server) ListenAs(address string, p Personality) (net.Addr, error) {
 	}
 	l, err := net.Listen(network, address)
 	if err != nil {
-		return nil, fmt.Errorf("sink: %w", err)
+		return nil, err
 	}
 	if err := s.Serve(l, p); err != nil {
 		return nil, err

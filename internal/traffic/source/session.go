@@ -69,7 +69,7 @@ func (r *run) session(ctx context.Context) error {
 			}
 		}
 		if err != nil && !r.cfg.Tolerate {
-			return fmt.Errorf("source: %w", err)
+			return err
 		}
 		if !r.cfg.Persistent {
 			s.hangUp(s.c != nil)

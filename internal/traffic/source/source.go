@@ -157,10 +157,10 @@ func prepare(cfg Config) (*run, error) {
 	r := &run{cfg: cfg}
 	var err error
 	if r.from, err = ParsePattern(cfg.From); err != nil {
-		return nil, fmt.Errorf("source: sender: %w", err)
+		return nil, fmt.Errorf("sender: %w", err)
 	}
 	if r.to, err = ParsePattern(cfg.To); err != nil {
-		return nil, fmt.Errorf("source: recipient: %w", err)
+		return nil, fmt.Errorf("recipient: %w", err)
 	}
 	if cfg.Recipient == nil {
 		if cfg.To == "" {
