@@ -91,7 +91,9 @@ func (t *translator) exempt(c *config.Config) (nets []netip.Prefix) {
 	for _, word := range c.List("smtpd_client_event_limit_exceptions") {
 		list, err := parseNetwork(word)
 		if err != nil {
-			t.warn("smtpd_client_event_limit_exceptions: " + err.Error())
+			if c.IsSet("smtpd_client_event_limit_exceptions") { // else it is mynetworks, and said there
+				t.warn("smtpd_client_event_limit_exceptions: " + err.Error())
+			}
 			continue
 		}
 		nets = append(nets, list...)
