@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"posthouse/internal/mail"
+	"posthouse/internal/postfix/maillog"
 	"posthouse/internal/queue/row"
 )
 
@@ -202,6 +203,14 @@ func (q *Queue) interfere(r *row.Row) Interference {
 		case what == NotRunning:
 			what = DeliveryCanceled
 		}
+	}
+	// The Report tells the caller; the log tells whoever asks later. Postfix's
+	// tools, whose output must stay theirs, have only the log.
+	switch what {
+	case DeliveryCanceled:
+		q.journal.Add("qmgr", maillog.Info, &maillog.Queued{ID: r.ID, What: "canceled", Text: "delivery in progress canceled before the final dot"})
+	case DeliveryAwaited:
+		q.journal.Add("qmgr", maillog.Info, &maillog.Queued{ID: r.ID, What: "awaited", Text: "delivery in progress is past the final dot, waiting for its result"})
 	}
 	return what
 }

@@ -85,7 +85,7 @@ func New(cfg Config, deps Deps) *Queue {
 		deps: deps, cfg: cfg, router: deps.Router, gen: 1, byID: make(map[mail.QueueID]uint32),
 		kick: make(chan struct{}, 1), waiters: make(map[uint32][]*waiter),
 	}
-	q.sched = schedule.New(q.cfg.limits)
+	q.sched = schedule.New(q.limits)
 	q.out = record.New(&q.mu, deps.Store, q.heed, q.heeded)
 	q.journal = record.NewJournal(&q.mu, deps.Log)
 	return q
@@ -97,7 +97,7 @@ func (q *Queue) Reconfigure(cfg Config, router Router) {
 	q.mu.Lock()
 	q.cfg, q.router = cfg, router
 	q.gen++
-	q.sched.SetLimits(q.cfg.limits)
+	q.sched.SetLimits(q.limits)
 	if q.open {
 		q.rescheduleTrash()
 	}
@@ -219,7 +219,7 @@ func (q *Queue) assemble(ri uint32, r *row.Row, at []placement) {
 
 // full tells whether a group has as many recipients as its transport takes.
 func (q *Queue) full(g uint32, dest mail.Destination) bool {
-	limit := q.cfg.transport(dest.Transport).Recipients
+	limit := q.cfg.Transport(dest.Transport).Recipients
 	return limit > 0 && int(q.groups.At(g).count) >= limit
 }
 

@@ -21,7 +21,7 @@ func TestBackoff(t *testing.T) {
 	} {
 		now := time.Unix(1e9, 0)
 		created := now.Add(-time.Duration(c.age) * time.Second)
-		if got := cfg.backoff(created, now, c.random).Seconds(); got != c.want {
+		if got := cfg.Backoff(created, now, c.random).Seconds(); got != c.want {
 			t.Errorf("age %v, random %v: %v, want %v", c.age, c.random, got, c.want)
 		}
 	}

@@ -51,7 +51,7 @@ func (q *Queue) scheduleGroups(r *row.Row, now time.Time) {
 	for g := r.Groups; g != 0; g = q.groups.At(g).next {
 		if grp := q.groups.At(g); grp.state == idle {
 			// No wait is longer: one that is was planned by a clock that was ahead.
-			at := min(r.Rcpts[grp.first].NextAttempt, now.Add(q.cfg.longest()).UnixNano())
+			at := min(r.Rcpts[grp.first].NextAttempt, now.Add(q.cfg.Longest()).UnixNano())
 			q.schedule(g, grp, r, row.Time(at), now)
 		}
 	}
@@ -125,7 +125,7 @@ func (q *Queue) concluded(g uint32, d *Delivery, idx []int, results []Result) {
 
 	canceled := d.Canceled()
 	last := endsWell(r, results)
-	next := now.Add(q.cfg.backoff(row.Time(r.Created), now, q.deps.Random())).UnixNano()
+	next := now.Add(q.cfg.Backoff(row.Time(r.Created), now, q.deps.Random())).UnixNano()
 	changed := idx[:0]
 	for k, i := range idx {
 		if q.attempted(r, &r.Rcpts[i], &results[k], canceled, last, now, next) {
@@ -164,7 +164,7 @@ func (q *Queue) attempted(r *row.Row, x *row.Rcpt, res *Result, canceled, last b
 func (q *Queue) deferred(r *row.Row, x *row.Rcpt, now time.Time, next int64) {
 	x.NextAttempt = next
 	r.Flags |= row.Tried
-	old := !now.Before(q.cfg.expires(row.Time(r.Created), r.Sender.Value()))
+	old := !now.Before(q.cfg.Expires(row.Time(r.Created), r.Sender.Value()))
 	if (old || r.Is(row.ForceExpire)) && !r.Is(row.Parked) {
 		x.Phase = mail.Expired
 		r.Flags |= row.ExpiredNow
@@ -180,7 +180,7 @@ func (q *Queue) suspended(g uint32, now time.Time) {
 	_, reason := q.sched.Dead(grp.dest)
 	status := mail.Status{Code: reason.Code, Text: "delivery temporarily suspended: " + reason.Text}
 	status.Code[0] = 4
-	next := now.Add(q.cfg.backoff(row.Time(r.Created), now, q.deps.Random())).UnixNano()
+	next := now.Add(q.cfg.Backoff(row.Time(r.Created), now, q.deps.Random())).UnixNano()
 	changed := q.members(r, grp)
 	for _, i := range changed {
 		r.Rcpts[i].SetLast(status)

@@ -147,7 +147,7 @@ func (q *Queue) view(r *row.Row, room []RecipientView) (View, int) {
 	v := View{
 		Queue: r.Place.Name(), ID: r.ID, Arrival: row.Time(r.Arrival), Size: r.Size, Sender: r.Sender.Value(),
 		ForceExpire: r.Is(row.ForceExpire), Origin: r.Origin, User: r.User.Value(),
-		Expires: q.cfg.expires(row.Time(r.Created), r.Sender.Value()), Attempts: r.Attempts(),
+		Expires: q.cfg.Expires(row.Time(r.Created), r.Sender.Value()), Attempts: r.Attempts(),
 	}
 	n := r.Pending()
 	fits := len(room) >= n
