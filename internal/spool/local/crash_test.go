@@ -280,16 +280,7 @@ func powerLoss(t *testing.T, seed uint64, crashes int) {
 			r := rand.New(rand.NewPCG(seed, rng.Uint64()))
 			wg.Go(func() { l.worker(t, st, w, next, r) })
 		}
-		target := next() + mail.QueueID(rng.IntN(400))
-		for reached := false; !reached; {
-			// Writes of our own, so as to wait without a clock.
-			if err := st.Apply(context.Background(), (&spool.Batch{}).Add(spool.Put{Key: []byte("tick")})); err != nil {
-				t.Fatal(err)
-			}
-			ids.Lock()
-			reached = last >= target
-			ids.Unlock()
-		}
+		workUntil(t, st, next()+mail.QueueID(rng.IntN(400)), func() mail.QueueID { ids.Lock(); defer ids.Unlock(); return last })
 		before, asyncBefore := l.snapshot()
 		crashed := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: []int{0, 5, 50, 95, 100}[rng.IntN(5)], RNG: rand.New(rand.NewPCG(seed, rng.Uint64()))})
 		after, asyncAfter := l.snapshot()
@@ -310,7 +301,6 @@ func powerLoss(t *testing.T, seed uint64, crashes int) {
 			}
 		}
 		l.check(t, st, found, before, after, asyncBefore, asyncAfter)
-		found = make(map[mail.QueueID]*mail.Message)
 		if t.Failed() {
 			break
 		}
@@ -322,15 +312,34 @@ func powerLoss(t *testing.T, seed uint64, crashes int) {
 			st, found, _ = openRecovered(t, o)
 			continue
 		}
-		for id := range l.lives {
-			m, err := st.Message(id)
-			if err != nil {
-				t.Fatal(err)
-			}
-			found[id] = m
-		}
+		found = l.messages(t, st)
 	}
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// workUntil waits until the workers have come to a message, with writes of our
+// own, so as to need no clock.
+func workUntil(t *testing.T, st *Store, target mail.QueueID, reached func() mail.QueueID) {
+	t.Helper()
+	for reached() < target {
+		if err := st.Apply(context.Background(), (&spool.Batch{}).Add(spool.Put{Key: []byte("tick")})); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// messages reads the messages that the ledger has.
+func (l *ledger) messages(t *testing.T, st *Store) map[mail.QueueID]*mail.Message {
+	t.Helper()
+	found := make(map[mail.QueueID]*mail.Message)
+	for id := range l.lives {
+		m, err := st.Message(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[id] = m
+	}
+	return found
 }

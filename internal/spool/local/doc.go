@@ -24,7 +24,7 @@
 // # Pebble is a checkpoint of it
 //
 // What the log did is kept in memory as an index (where each live message
-// lies; 28 bytes each and no pointers, so that a million of them cost the
+// lies; 32 bytes each and no pointers, so that a million of them cost the
 // garbage collector nothing) and as the changes since the last checkpoint.
 // About every 64 MiB of log, the rows of what is still alive by then are
 // written to Pebble, without a write-ahead log, together with the log

@@ -89,23 +89,7 @@ func TestDiskErrorIsFinal(t *testing.T) {
 			}
 			f.clear()
 			failed := id - 1
-			if err := commitOne(st, id, 100); !errors.Is(err, spool.ErrFailed) {
-				t.Errorf("Commit afterwards: %v", err)
-			}
-			if err := remove(st, 1); !errors.Is(err, spool.ErrFailed) {
-				t.Errorf("Apply afterwards: %v", err)
-			}
-			if err := second(st.Stage(0)); !errors.Is(err, spool.ErrFailed) {
-				t.Errorf("Stage afterwards: %v", err)
-			}
-			outcome := make(chan error, 1)
-			st.ApplyAsync(&spool.Batch{}, func(err error) { outcome <- err })
-			if err := <-outcome; !errors.Is(err, spool.ErrFailed) {
-				t.Errorf("ApplyAsync afterwards: %v", err)
-			}
-			if !errors.Is(st.Err(), spool.ErrFailed) {
-				t.Errorf("Err: %v", st.Err())
-			}
+			wantFailed(t, st, id)
 			if b, err := readAll(st, 1); err != nil || !bytes.Equal(b, spooltest.Body(1, 100)) {
 				t.Errorf("Content afterwards: %v", err)
 			}
@@ -126,6 +110,28 @@ func TestDiskErrorIsFinal(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
+	}
+}
+
+// wantFailed checks that nothing more is accepted.
+func wantFailed(t *testing.T, st *Store, id mail.QueueID) {
+	t.Helper()
+	if err := commitOne(st, id, 100); !errors.Is(err, spool.ErrFailed) {
+		t.Errorf("Commit afterwards: %v", err)
+	}
+	if err := remove(st, 1); !errors.Is(err, spool.ErrFailed) {
+		t.Errorf("Apply afterwards: %v", err)
+	}
+	if err := second(st.Stage(0)); !errors.Is(err, spool.ErrFailed) {
+		t.Errorf("Stage afterwards: %v", err)
+	}
+	outcome := make(chan error, 1)
+	st.ApplyAsync(&spool.Batch{}, func(err error) { outcome <- err })
+	if err := <-outcome; !errors.Is(err, spool.ErrFailed) {
+		t.Errorf("ApplyAsync afterwards: %v", err)
+	}
+	if !errors.Is(st.Err(), spool.ErrFailed) {
+		t.Errorf("Err: %v", st.Err())
 	}
 }
 
