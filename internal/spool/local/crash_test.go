@@ -295,11 +295,7 @@ func powerLoss(t *testing.T, seed uint64, crashes int) {
 		if rec.Corrupt != 0 {
 			t.Errorf("%d messages corrupt", rec.Corrupt)
 		}
-		for id, v := range before {
-			if v.acked > 0 && rec.LastID < id {
-				t.Errorf("LastID is %d, but %d was committed", rec.LastID, id)
-			}
-		}
+		wantLastID(t, rec, before)
 		l.check(t, st, found, before, after, asyncBefore, asyncAfter)
 		if t.Failed() {
 			break
@@ -342,4 +338,13 @@ func (l *ledger) messages(t *testing.T, st *Store) map[mail.QueueID]*mail.Messag
 		found[id] = m
 	}
 	return found
+}
+
+func wantLastID(t *testing.T, rec spool.Recovered, committed map[mail.QueueID]life) {
+	t.Helper()
+	for id, v := range committed {
+		if v.acked > 0 && rec.LastID < id {
+			t.Errorf("LastID is %d, but %d was committed", rec.LastID, id)
+		}
+	}
 }
