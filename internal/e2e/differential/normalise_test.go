@@ -26,8 +26,7 @@ func rewrites() []rewrite {
 		{`\b(ID\w*)\.\d{10}/`, "$1.EPOCH/"},
 		{`\b(client_port|log_client_port)=\d+`, "$1=PORT"},
 		{`\b(deferred|defer)/[0-9A-F]/(ID\d)`, "$1/H/$2"}, // the hash directory depends on the ID
-		{`, conn_use=\d+`, ""}, // depends on how long a connection had to wait
-		{`(MAIL FROM:<> SIZE=)\d+`, "${1}NOTICE"},
+		{`, conn_use=\d+`, ""},                            // depends on how long a connection had to wait
 		{`delay=(?:\d+|0\.\d\d?|\d\.\d), delays=(?:(?:\d+|0\.\d\d?|\d\.\d)/){3}(?:\d+|0\.\d\d?|\d\.\d),`, "delay=D, delays=A/B/C/D,"},
 	} {
 		out = append(out, rewrite{regexp.MustCompile(r[0]), r[1]})
@@ -107,7 +106,17 @@ func (p *play) normaliser() *normaliser {
 func (n *normaliser) normalise(s section) string {
 	text := n.sizes(s.text)
 	if strings.Contains(s.head, "postcat") {
-		text = n.offsets(text)
+		var b strings.Builder
+		for i, file := range strings.Split(text, envelopeMark) {
+			if i > 0 {
+				file = envelopeMark + file
+			}
+			b.WriteString(n.offsets(file, offsetOption.MatchString(s.head)))
+		}
+		text = b.String()
+	}
+	if s.head == "sink" {
+		text = n.announced(text)
 	}
 	if n.anyID != nil {
 		text = n.anyID.ReplaceAllStringFunc(text, func(id string) string {
@@ -166,14 +175,37 @@ func replace(re *regexp.Regexp, text string, f func(m []string) string) string {
 	return re.ReplaceAllStringFunc(text, func(s string) string { return f(re.FindStringSubmatch(s)) })
 }
 
+// announced takes the length of all IDs in a message out of its SIZE= at MAIL.
+func (n *normaliser) announced(text string) string {
+	if n.anyID == nil {
+		return text
+	}
+	messages := strings.SplitAfter(text, "\n---\n")
+	for i, m := range messages {
+		ids := 0
+		for _, id := range n.anyID.FindAllString(m, -1) {
+			ids += len(id)
+		}
+		messages[i] = replace(sizeWord, m, func(f []string) string {
+			v, err := strconv.Atoi(strings.TrimPrefix(f[0], "SIZE="))
+			if err != nil {
+				return f[0]
+			}
+			return fmt.Sprintf("SIZE=%d", v-ids)
+		})
+	}
+	return strings.Join(messages, "")
+}
+
 var (
-	offsetLine = regexp.MustCompile(`^ {0,8}(\d+)( .*)$`)
-	sizeRecord = regexp.MustCompile(`^(.*message_size: +)(\d+)( +)(\d+)( +\d+ +\d+ +)(\d+)( +\d+)$`)
+	offsetLine   = regexp.MustCompile(`^ {0,8}(\d+)( .*)$`)
+	offsetOption = regexp.MustCompile(` -\w*o`)
+	sizeRecord   = regexp.MustCompile(`^(.*message_size: +)(\d+)( +)(\d+)( +\d+ +\d+ +)(\d+)( +\d+)$`)
 )
 
 // offsets takes the length of IDs out of what postcat says: the record of
 // sizes, and the offset of every record behind one with an ID.
-func (n *normaliser) offsets(text string) string {
+func (n *normaliser) offsets(text string, withOffsets bool) string {
 	if n.anyID == nil {
 		return text
 	}
@@ -181,7 +213,7 @@ func (n *normaliser) offsets(text string) string {
 	before := 0 // bytes of IDs in records before this one
 	var own string
 	for i, l := range lines {
-		if own == "" && strings.Contains(l, "*** ENVELOPE RECORDS") {
+		if own == "" && strings.Contains(l, envelopeMark) {
 			own = n.anyID.FindString(l)
 		}
 		ids := 0
@@ -199,7 +231,7 @@ func (n *normaliser) offsets(text string) string {
 			start, _ := strconv.Atoi(m[4])
 			lines[i] = fmt.Sprintf("%s%s %d%s%s%s", m[1], n.less(own, m[2]), start-inEnvelope, m[5], n.less(own, m[6]), m[7])
 		}
-		if m := offsetLine.FindStringSubmatch(lines[i]); m != nil {
+		if m := offsetLine.FindStringSubmatch(lines[i]); m != nil && withOffsets {
 			if v, err := strconv.Atoi(m[1]); err == nil {
 				lines[i] = fmt.Sprintf("%9d%s", v-before, m[2])
 			}
@@ -208,6 +240,9 @@ func (n *normaliser) offsets(text string) string {
 	}
 	return strings.Join(lines, "\n")
 }
+
+// envelopeMark begins what postcat says of a file.
+const envelopeMark = "*** ENVELOPE RECORDS"
 
 func envelopeOf(text string) string {
 	head, _, _ := strings.Cut(text, "*** MESSAGE CONTENTS")

@@ -127,18 +127,27 @@ func (p *play) run(st step) (string, error) {
 	}
 	stdin := ""
 	if len(st.block) > 0 {
-		stdin = p.expand(strings.Join(st.block, "\n")) + "\n"
+		end := "\n"
+		if strings.Contains(st.text, "sendmail -bs") {
+			end = "\r\n" // SMTP; Postfix alone would take less
+		}
+		stdin = p.expand(strings.Join(st.block, end)) + end
 	}
 	out, err := p.srv.RunInput(context.Background(), stdin, args[0], args[1:]...)
 	if err != nil {
 		return "", err
 	}
+	// Some of Postfix's diagnostics begin with the path it was started as.
+	out.Stderr = strings.ReplaceAll(out.Stderr, "/usr/sbin/"+args[0], args[0])
 	text := out.Stdout
 	if args[0] == "mailq" || strings.Contains(st.text, "postqueue -p") || strings.Contains(st.text, "sendmail -bp") {
 		text = sortListing(text)
 	}
 	if strings.Contains(st.text, "postqueue -j") {
 		text = sortLines(text)
+	}
+	for _, m := range queuedAs.FindAllStringSubmatch(out.Stdout, -1) {
+		p.ids[m[1]] = true
 	}
 	var b strings.Builder
 	show := func(mark, text string) {
@@ -312,6 +321,7 @@ func (p *play) received() string {
 	var all []string
 	for _, d := range p.acceptedSince(p.from) {
 		var b strings.Builder
+		sort.Strings(d.Rcpts) // Postfix sorts them in the queue; here they go out as they came
 		fmt.Fprintf(&b, "HELO %s\n%s\n%s\n", d.Helo, d.Mail, strings.Join(d.Rcpts, "\n"))
 		for l := range strings.SplitAfterSeq(string(d.Content), "\n") {
 			if body, ok := strings.CutSuffix(l, "\r\n"); ok {

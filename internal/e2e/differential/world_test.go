@@ -51,6 +51,8 @@ func newSide(tb testing.TB, name string) *side {
 	s.main = commonMain(s.destinations(tb))
 	switch name {
 	case "postfix":
+		// Its daemons forget our time zone otherwise; ours keep it.
+		s.main += "import_environment = MAIL_CONFIG TZ LC_ALL\n"
 		p := postfix.New(tb, postfix.Options{Main: s.main})
 		s.srv, s.dir, s.log = p, p.Dir, p.Log
 		s.ports[strconv.Itoa(p.Port)] = "SMTPD"
@@ -142,7 +144,6 @@ smtp_host_lookup = native
 smtpd_error_sleep_time = 0s
 message_size_limit = 200000
 local_recipient_maps =
-import_environment = MAIL_CONFIG TZ LC_ALL
 `
 }
 
