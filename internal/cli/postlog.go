@@ -78,7 +78,7 @@ func severity(name string) (maillog.Severity, bool) {
 // openLog opens the log that the configuration names. A server that writes
 // its log to standard output has none that others could write to.
 func (p *process) openLog(s *settings) (maillog.Logger, func() error, error) {
-	opt := maillog.Options{Name: s.cfg.String("syslog_name"), IDs: s.ids}
+	opt := maillog.Options{Hostname: s.cfg.String("myhostname"), Name: s.cfg.String("syslog_name"), IDs: s.ids}
 	switch path := s.cfg.String("maillog_file"); path {
 	case "":
 		w := maillog.NewSyslog("/dev/log", opt)
