@@ -136,7 +136,12 @@ func (f *Filter) headerBytes(p []byte) []byte {
 		if n := len(line) - 1; !complete && line[n] == '\r' {
 			// Whether this CR is half a line end, only the next byte tells.
 			f.headerLine(line[:n], false)
-			f.carry = append(f.carry[:0], '\r')
+			f.carry = f.carry[:0]
+			if f.body { // the line was no field
+				f.bodyBytes([]byte{'\r'})
+			} else {
+				f.carry = append(f.carry, '\r')
+			}
 			return nil
 		}
 	}

@@ -156,12 +156,25 @@ func TestFilterKeepsFirstError(t *testing.T) {
 	}
 }
 
+// TestFilterKeepsCRBetweenPieces: a CR was lost when it was the last byte of
+// a piece, and the piece the first of an over-long line that begins the body.
+func TestFilterKeepsCRBetweenPieces(t *testing.T) {
+	in := []byte(strings.Repeat("\r", 9000) + "\n")
+	whole := run(t, Options{}, in)
+	for _, n := range []int{maxLine, maxLine + 96, 8999} {
+		if got := run(t, Options{}, chop(in, n)...); got != whole {
+			t.Errorf("in pieces of %d: %d bytes, want %d", n, len(got), len(whole))
+		}
+	}
+}
+
 func FuzzFilter(f *testing.F) {
 	for _, c := range filterCases {
 		f.Add([]byte(c.in), uint16(3), c.local)
 	}
 	f.Add([]byte("Subject"+strings.Repeat(" ", 9000)+": x\r\n"), uint16(4000), false)
 	f.Add([]byte("A: "+strings.Repeat("\r", 9000)+"\n\r\n\r"), uint16(8191), false)
+	f.Add([]byte(strings.Repeat("\r", 9000)+"\n"), uint16(8287), false)
 	f.Fuzz(func(t *testing.T, in []byte, size uint16, local bool) {
 		opt := Options{DropMailboxLines: local}
 		once := run(t, opt, in)
