@@ -9,11 +9,25 @@ import (
 	"posthouse/internal/smtp/client"
 )
 
+// maxReply is how much of a reply is kept, in bytes: Postfix's
+// line_length_limit and one line more. It is kept for each recipient, in
+// memory and in every record of an attempt, and the host decides what it says.
+const maxReply = 4 << 10
+
+// replyText is a reply as it is kept.
+func replyText(r *smtp.Reply) string {
+	text := r.String()
+	if len(text) > maxReply {
+		text = strings.Clone(text[:maxReply]) // or the rest would stay with it
+	}
+	return strings.ToValidUTF8(text, "?")
+}
+
 // replyStatus is what a host's refusal comes to. format gets the host's name
 // and the reply. The class of the reply code decides; a host that answers
 // something that is neither yes nor no is at fault for good.
 func replyStatus(host string, r *smtp.Reply, format, name string) mail.Status {
-	text := strings.ToValidUTF8(r.String(), "?")
+	text := replyText(r)
 	st := mail.NewStatus("5.5.0", format, name, text)
 	st.RemoteMTA, st.DiagType, st.DiagText = host, "smtp", text
 	switch r.Code / 100 {
@@ -36,7 +50,7 @@ func enhanced(r *smtp.Reply) mail.EnhancedCode {
 
 // sentStatus is what a host's acceptance comes to.
 func sentStatus(host string, r *smtp.Reply) mail.Status {
-	text := strings.ToValidUTF8(r.String(), "?")
+	text := replyText(r)
 	return mail.Status{Code: enhanced(r), Text: text, RemoteMTA: host, DiagType: "smtp", DiagText: text}
 }
 
