@@ -13,6 +13,7 @@ import (
 type Peer struct {
 	mail.Client
 	Service   string // the listener's name for logs: "smtpd", "submission/smtpd"
+	Listener  string // Listener.Name of what the client came in through
 	Connected time.Time
 }
 

@@ -92,6 +92,7 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, opt Listener) *
 	s.peer = Peer{
 		Client:    mail.Client{Name: "localhost", ReverseName: "localhost", Addr: "127.0.0.1", Protocol: "SMTP", UID: -1},
 		Service:   opt.Service,
+		Listener:  opt.Name,
 		Connected: time.Now(),
 	}
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
@@ -112,11 +113,17 @@ func (s *session) run() {
 	buf, _ := s.srv.buffers.Get().(*[]byte)
 	s.br, s.out = br, (*buf)[:0]
 	br.Reset(s)
+	count := 0
 	if s.addr.IsValid() {
-		s.peer.Name, s.peer.ReverseName = s.srv.clientNames(s.ctx, s.cfg, s.opt.Service, s.addr)
+		// Counted before the name is looked up: that takes as long as the
+		// client's own name servers please, and one client could hold every
+		// session waiting for them.
+		if count = s.srv.clients.add(s.addr); !s.tooMany(count) {
+			s.peer.Name, s.peer.ReverseName = s.srv.clientNames(s.ctx, s.cfg, s.opt.Service, s.addr)
+		}
 	}
 	s.log(maillog.Info, &Connected{Name: s.peer.Name, Addr: s.peer.Addr, Port: s.peer.Port})
-	if s.admit() {
+	if s.admit(count) {
 		s.commands()
 	}
 	if s.addr.IsValid() {
@@ -132,16 +139,18 @@ func (s *session) run() {
 	s.srv.buffers.Put(buf)
 }
 
-// admit greets the client, or does not.
-func (s *session) admit() bool {
-	if s.addr.IsValid() {
-		n := s.srv.clients.add(s.addr)
-		if s.cfg.MaxPerClient > 0 && n > s.cfg.MaxPerClient && !exempt(s.cfg.ExemptNets, s.addr) {
-			s.log(maillog.Warning, maillog.Text("Connection concurrency limit exceeded: "+itoa(n)+" from "+s.client()+" for service "+s.opt.Name))
-			s.reply("421 4.7.0 " + s.cfg.Hostname + " Error: too many connections from " + s.peer.Addr)
-			s.end = byServer
-			return false
-		}
+// tooMany tells whether a client may not have so many sessions.
+func (s *session) tooMany(n int) bool {
+	return s.cfg.MaxPerClient > 0 && n > s.cfg.MaxPerClient && !exempt(s.cfg.ExemptNets, s.addr)
+}
+
+// admit greets the client, or does not. count is how many sessions it has.
+func (s *session) admit(count int) bool {
+	if s.tooMany(count) {
+		s.log(maillog.Warning, maillog.Text("Connection concurrency limit exceeded: "+itoa(count)+" from "+s.client()+" for service "+s.opt.Name))
+		s.reply("421 4.7.0 " + s.cfg.Hostname + " Error: too many connections from " + s.peer.Addr)
+		s.end = byServer
+		return false
 	}
 	if s.cfg.ImplicitTLS {
 		if !s.handshake() {

@@ -277,6 +277,34 @@ func TestClientLimit(t *testing.T) {
 	})
 }
 
+// TestClientLimitBeforeNames: a client whose name takes long to find does not
+// get more sessions by it than others.
+func TestClientLimitBeforeNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := DefaultConfig("h")
+		cfg.MaxPerClient = 1
+		srv := New(cfg, &memory{}, Deps{Log: &recorder{}, Resolver: fakeDNS{slow: nameTimeout}})
+		begin := time.Now()
+		first, second := connect(t, srv, "192.0.2.1"), connect(t, srv, "192.0.2.1")
+		reply := make(chan *testPeer, 2)
+		for _, p := range []*testPeer{first, second} {
+			go func() {
+				p.r.Peek(1)
+				reply <- p
+			}()
+		}
+		refused := <-reply // whichever came second
+		if waited := time.Since(begin); waited != 0 {
+			t.Errorf("refused after %v", waited)
+		}
+		refused.expect("421 4.7.0 h Error: too many connections from 192.0.2.1")
+		greeted := <-reply
+		greeted.expect("220")
+		refused.close()
+		greeted.close()
+	})
+}
+
 // fakeDNS is a Resolver: PTR names and address records.
 type fakeDNS struct {
 	ptr  map[string]string
