@@ -42,12 +42,12 @@ func runs(svc *config.Service) bool {
 // isInert tells whether a setting asks for something that does not happen. One
 // that asks for what happens anyway is left in peace.
 func (t *translator) isInert(c *config.Config, name string) bool {
+	if name == "smtpd_relay_restrictions" || name == "smtpd_recipient_restrictions" {
+		return !builtIn(c.List(name))
+	}
 	p, ok := config.LookupParam(name)
 	if !ok || p.Meaning != "" || harmless(name) {
 		return false
-	}
-	if name == "smtpd_relay_restrictions" || name == "smtpd_recipient_restrictions" {
-		return !builtIn(c.List(name))
 	}
 	usual, err := c.Expand(p.Default)
 	return err != nil || c.String(name) != usual
