@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"strconv"
 	"strings"
 
@@ -108,7 +109,7 @@ func (s *session) bdatChunk(line, args []byte) bool {
 		return s.no("521 5.5.1 Error: command not implemented")
 	}
 	if !ok {
-		s.warn("malformed BDAT command syntax from " + s.client() + ": " + printable(line, 100))
+		s.malformedBDAT(line, args)
 		s.end = byServer
 		return s.no("521 5.5.4 Syntax: BDAT count [LAST]")
 	}
@@ -196,6 +197,20 @@ func parseBDAT(args string) (size int64, last, ok bool) {
 	}
 	n, err := strconv.ParseInt(count, 10, 64)
 	return n, last, err == nil && count[0] >= '0' && count[0] <= '9'
+}
+
+// malformedBDAT warns as Postfix does, which names the transaction when the
+// number of words is wrong, and not when the size is.
+func (s *session) malformedBDAT(line, args []byte) {
+	text := "malformed BDAT command syntax from " + s.client() + ": " + printable(line, 100)
+	switch n := len(bytes.Fields(args)); {
+	case n == 1 || n == 2:
+		s.log(maillog.Warning, maillog.Text(text))
+	case s.tx != nil && s.tx.ID() != 0:
+		s.warn(text)
+	default:
+		s.warn("NOQUEUE: " + text)
+	}
 }
 
 // warn logs a warning under the transaction's queue ID if it has one.
