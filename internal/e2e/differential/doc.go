@@ -44,6 +44,15 @@
 // A replace or ignore that no line needs fails the test, so that none
 // outlives its reason.
 //
+// # What is not compared
+//
+// Recipients are named in the order of their domains, since Postfix sorts them
+// in the queue and Posthouse delivers to them in the order of the envelope;
+// the RCPT lines of a received message are sorted. Whether a connection was
+// used before (conn_use=) depends on the moment, and is left out. Actions on
+// mail that is being delivered differ on purpose: Postfix lets the delivery
+// run on, Posthouse cancels it.
+//
 // # Destinations
 //
 //	ok.example     accepts, offers all extensions, DSN too

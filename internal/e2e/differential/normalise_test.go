@@ -210,7 +210,8 @@ func (n *normaliser) offsets(text string, withOffsets bool) string {
 		return text
 	}
 	lines := strings.Split(text, "\n")
-	before := 0 // bytes of IDs in records before this one
+	before := 0 // bytes too many, or too few, in the records before this one
+	short := shortTime(lines)
 	var own string
 	for i, l := range lines {
 		if own == "" && strings.Contains(l, envelopeMark) {
@@ -229,7 +230,11 @@ func (n *normaliser) offsets(text string, withOffsets bool) string {
 				inEnvelope += len(id)
 			}
 			start, _ := strconv.Atoi(m[4])
-			lines[i] = fmt.Sprintf("%s%s %d%s%s%s", m[1], n.less(own, m[2]), start-inEnvelope, m[5], n.less(own, m[6]), m[7])
+			content := "START" // depends on the time of arrival, which is not shown in full
+			if withOffsets {
+				content = strconv.Itoa(start - inEnvelope + short)
+			}
+			lines[i] = fmt.Sprintf("%s%s %s%s%s%s", m[1], n.less(own, m[2]), content, m[5], n.less(own, m[6]), m[7])
 		}
 		if m := offsetLine.FindStringSubmatch(lines[i]); m != nil && withOffsets {
 			if v, err := strconv.Atoi(m[1]); err == nil {
@@ -237,8 +242,31 @@ func (n *normaliser) offsets(text string, withOffsets bool) string {
 			}
 		}
 		before += ids
+		if strings.Contains(l, arrivalRecord) {
+			before -= short
+		}
 	}
 	return strings.Join(lines, "\n")
+}
+
+const arrivalRecord = " message_arrival_time:"
+
+// shortTime is how many bytes the record of the arrival time is shorter than
+// it can be: it holds microseconds without leading zeros.
+func shortTime(lines []string) int {
+	const full = len("T") + 1 + len("1234567890 123456")
+	for i, l := range lines[:len(lines)-1] {
+		this, next := offsetLine.FindStringSubmatch(l), offsetLine.FindStringSubmatch(lines[i+1])
+		if this == nil || next == nil || !strings.Contains(l, arrivalRecord) {
+			continue
+		}
+		a, errA := strconv.Atoi(this[1])
+		b, errB := strconv.Atoi(next[1])
+		if errA == nil && errB == nil && b-a > 0 && b-a <= full {
+			return full - (b - a)
+		}
+	}
+	return 0
 }
 
 // envelopeMark begins what postcat says of a file.
