@@ -194,7 +194,24 @@ func (t *translator) access(own []netip.Addr) access.Config {
 		MyDestination: t.domains("mydestination").Match,
 		RelayDomains:  t.domains("relay_domains").Match,
 		LocalUsers:    t.localUsers(),
+		DeferRelay:    t.defersRelay(),
 	}
+}
+
+// defersRelay tells which comes first, as Postfix goes through its lists:
+// those for relaying, then those for recipients.
+func (t *translator) defersRelay() bool {
+	for _, param := range []string{"smtpd_relay_restrictions", "smtpd_recipient_restrictions"} {
+		for _, word := range t.cfg.List(param) {
+			switch word {
+			case "defer_unauth_destination":
+				return true
+			case "reject_unauth_destination":
+				return false
+			}
+		}
+	}
+	return false
 }
 
 // networks reads a list that must be addresses only: who may relay is not

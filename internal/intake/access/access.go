@@ -28,6 +28,10 @@ type Config struct {
 	RelayDomains   DomainFunc     // domains relayed for anyone; see Domains for subdomains
 	VirtualDomains DomainFunc     // virtual alias and virtual mailbox domains
 	LocalUsers     UserFunc       // users of MyDestination and of our addresses
+
+	// DeferRelay answers 454 instead of 554 to who may not relay, so that a
+	// mistake in the configuration loses no mail (defer_unauth_destination).
+	DeferRelay bool
 }
 
 // Domains returns a DomainFunc for a fixed list of names. With subdomains, an
@@ -173,9 +177,9 @@ func permitTrusted(_ context.Context, cfg *Config, r *request) (verdict, *smtp.R
 
 // rejectRouted refuses local parts in which someone further on could read a
 // route. Quoting does not matter: a system that strips the quotes would see it.
-func rejectRouted(_ context.Context, _ *Config, r *request) (verdict, *smtp.Reply) {
+func rejectRouted(_ context.Context, cfg *Config, r *request) (verdict, *smtp.Reply) {
 	if strings.ContainsAny(r.local, "@%!") {
-		return refuse, denied(r)
+		return refuse, denied(cfg, r)
 	}
 	return dunno, nil
 }
@@ -201,8 +205,8 @@ func permitOurs(ctx context.Context, cfg *Config, r *request) (verdict, *smtp.Re
 }
 
 // rejectRelay ends the relay list: what no step permitted goes no further.
-func rejectRelay(_ context.Context, _ *Config, r *request) (verdict, *smtp.Reply) {
-	return refuse, denied(r)
+func rejectRelay(_ context.Context, cfg *Config, r *request) (verdict, *smtp.Reply) {
+	return refuse, denied(cfg, r)
 }
 
 // rejectUnknownUser refuses local recipients that do not exist.
@@ -266,7 +270,10 @@ func literal(domain string) (netip.Addr, bool) {
 }
 
 // denied is Postfix's answer to who may not relay.
-func denied(r *request) *smtp.Reply {
+func denied(cfg *Config, r *request) *smtp.Reply {
+	if cfg.DeferRelay {
+		return smtp.NewReply(454, "4.7.1", quoted(r)+": Relay access denied")
+	}
 	return smtp.NewReply(554, "5.7.1", quoted(r)+": Relay access denied")
 }
 
