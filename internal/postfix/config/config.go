@@ -168,6 +168,16 @@ func (c *Config) IsSet(name string) bool {
 	return ok
 }
 
+// Where is the place of main.cf that sets a parameter, "FILE, line N", and ""
+// when it has its default or an override's value.
+func (c *Config) Where(name string) string {
+	s, ok := c.main[name]
+	if _, over := c.over[name]; over || !ok {
+		return ""
+	}
+	return fmt.Sprintf("%s, line %d", s.file, s.line)
+}
+
 // explicit returns a value that was set, unexpanded.
 func (c *Config) explicit(name string) (string, bool) {
 	if v, ok := c.over[name]; ok {
