@@ -21,7 +21,11 @@ type listening struct {
 	serving bool
 }
 
-func (l *listener) key() string { return l.network + " " + l.address }
+func (l *listener) key() string { return listenerKey(l.network, l.address) }
+
+// listenerKey names a port by what stays the same from reload to reload,
+// whatever master.cf calls its service.
+func listenerKey(network, address string) string { return network + " " + address }
 
 // listen opens the ports that s wants and are not open yet. When one cannot be
 // opened, those opened here are closed again, so that a failed reload leaves

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -93,7 +94,15 @@ func (t *translator) fail(param string, err error) {
 	if value == "" {
 		value = "(empty)"
 	}
-	t.errs = append(t.errs, fmt.Errorf("%s = %s: %w", param, value, err))
+	t.at(param, fmt.Errorf("%s = %s: %w", param, value, err))
+}
+
+// at keeps an error that names param, with the place where that is set.
+func (t *translator) at(param string, err error) {
+	if where := t.cfg.Where(param); where != "" {
+		err = fmt.Errorf("%s: %w", where, err)
+	}
+	t.errs = append(t.errs, err)
 }
 
 // translate makes settings of a configuration that Load found well formed.
@@ -189,7 +198,8 @@ func (t *translator) intake(ids mail.IDForm, own []netip.Addr) intake.Config {
 
 func (t *translator) access(own []netip.Addr) access.Config {
 	return access.Config{
-		MyNetworks:    t.networks("mynetworks"),
+		MyNetworks:    t.trusted(t.cfg),
+		Listeners:     t.trustedBy(),
 		Interfaces:    own,
 		MyDestination: t.domains("mydestination").Match,
 		RelayDomains:  t.domains("relay_domains").Match,
@@ -214,14 +224,54 @@ func (t *translator) defersRelay() bool {
 	return false
 }
 
+// trustParams are what decides which networks may send anywhere.
+func trustParams() []string {
+	return []string{"mynetworks", "smtpd_relay_restrictions", "smtpd_recipient_restrictions"}
+}
+
+// trustedBy are the networks of those smtpd services that have settings of
+// their own: a door that -o makes narrower must not stay as wide as the others.
+func (t *translator) trustedBy() map[string][]netip.Prefix {
+	own := make(map[string][]netip.Prefix)
+	addrs, _ := t.cfg.Addresses() // listeners tells about the error
+	for i := range addrs {
+		view := addrs[i].Service.View(t.cfg)
+		if slices.ContainsFunc(trustParams(), func(name string) bool { return view.String(name) != t.cfg.String(name) }) {
+			own[listenerKey(addrs[i].Network, addrs[i].Address)] = t.trusted(view)
+		}
+	}
+	return own
+}
+
+// trusted are the networks that may send anywhere: mynetworks, unless a list
+// of restrictions turns strangers away before it comes to permit_mynetworks.
+func (t *translator) trusted(c *config.Config) []netip.Prefix {
+	if closed(c.List("smtpd_relay_restrictions")) || closed(c.List("smtpd_recipient_restrictions")) {
+		return nil
+	}
+	return t.networks(c, "mynetworks")
+}
+
+func closed(restrictions []string) bool {
+	for _, word := range restrictions {
+		switch word {
+		case "permit_mynetworks", "permit":
+			return false
+		case "reject_unauth_destination", "defer_unauth_destination", "reject", "defer":
+			return true
+		}
+	}
+	return false
+}
+
 // networks reads a list that must be addresses only: who may relay is not
 // decided by a name that the client's own DNS gives it.
-func (t *translator) networks(param string) []netip.Prefix {
+func (t *translator) networks(c *config.Config, param string) []netip.Prefix {
 	var list []netip.Prefix
-	for _, word := range t.cfg.List(param) {
+	for _, word := range c.List(param) {
 		more, err := parseNetwork(word)
 		if err != nil { // which names word
-			t.errs = append(t.errs, fmt.Errorf("%s: %w", param, err))
+			t.at(param, fmt.Errorf("%s: %w", param, err))
 		}
 		list = append(list, more...)
 	}
@@ -280,7 +330,7 @@ func (t *translator) tables(param string, aliases bool) []lookup.Table {
 	for _, spec := range t.cfg.List(param) {
 		table, err := lookup.Open(strings.TrimPrefix(spec, "proxy:"), t.tableOptions(aliases))
 		if err != nil { // which names spec: the whole list would only repeat it
-			t.errs = append(t.errs, fmt.Errorf("%s: %w", param, err))
+			t.at(param, fmt.Errorf("%s: %w", param, err))
 			continue
 		}
 		list = append(list, table)

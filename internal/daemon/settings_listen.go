@@ -36,7 +36,7 @@ func (t *translator) listeners() []listener {
 		view := a.Service.View(t.cfg)
 		list = append(list, listener{
 			network: a.Network, address: a.Address,
-			name:   server.Listener{Service: serviceName(view), Name: a.Service.Name},
+			name:   server.Listener{Service: serviceName(view), Name: a.Service.Name, Key: listenerKey(a.Network, a.Address)},
 			server: t.smtpd(view, t.processes(&a.Service)),
 		})
 	}

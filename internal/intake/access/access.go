@@ -22,12 +22,15 @@ type UserFunc func(ctx context.Context, rcpt mail.Address) (bool, error)
 // Config is what is ours, and who may send elsewhere. A nil function matches
 // nothing, but for LocalUsers, where nil means that every user exists.
 type Config struct {
-	MyNetworks     []netip.Prefix // clients that may send anywhere
-	Interfaces     []netip.Addr   // our own addresses: user@[address] is for us
-	MyDestination  DomainFunc     // domains delivered here
-	RelayDomains   DomainFunc     // domains relayed for anyone; see Domains for subdomains
-	VirtualDomains DomainFunc     // virtual alias and virtual mailbox domains
-	LocalUsers     UserFunc       // users of MyDestination and of our addresses
+	MyNetworks []netip.Prefix // clients that may send anywhere
+	// Listeners has the networks of those listeners (Peer.Listener) that have
+	// others than MyNetworks; with none, no client of theirs is trusted.
+	Listeners      map[string][]netip.Prefix
+	Interfaces     []netip.Addr // our own addresses: user@[address] is for us
+	MyDestination  DomainFunc   // domains delivered here
+	RelayDomains   DomainFunc   // domains relayed for anyone; see Domains for subdomains
+	VirtualDomains DomainFunc   // virtual alias and virtual mailbox domains
+	LocalUsers     UserFunc     // users of MyDestination and of our addresses
 
 	// DeferRelay answers 454 instead of 554 to who may not relay, so that a
 	// mistake in the configuration loses no mail (defer_unauth_destination).
@@ -83,17 +86,26 @@ func New(cfg Config) *Checker {
 
 // Reconfigure replaces the configuration.
 func (c *Checker) Reconfigure(cfg Config) {
-	nets := make([]netip.Prefix, 0, len(cfg.MyNetworks))
-	for _, p := range cfg.MyNetworks {
-		nets = append(nets, unmapPrefix(p))
+	cfg.MyNetworks = unmapAll(cfg.MyNetworks)
+	listeners := make(map[string][]netip.Prefix, len(cfg.Listeners))
+	for name, nets := range cfg.Listeners {
+		listeners[name] = unmapAll(nets)
 	}
-	cfg.MyNetworks = nets
+	cfg.Listeners = listeners
 	own := make([]netip.Addr, 0, len(cfg.Interfaces))
 	for _, a := range cfg.Interfaces {
 		own = append(own, a.Unmap().WithZone(""))
 	}
 	cfg.Interfaces = own
 	c.cfg.Store(&cfg)
+}
+
+func unmapAll(nets []netip.Prefix) []netip.Prefix {
+	out := make([]netip.Prefix, 0, len(nets))
+	for _, p := range nets {
+		out = append(out, unmapPrefix(p))
+	}
+	return out
 }
 
 // unmapPrefix makes an IPv4 network of one written as IPv4-mapped IPv6, so
@@ -167,7 +179,11 @@ func permitTrusted(_ context.Context, cfg *Config, r *request) (verdict, *smtp.R
 		return dunno, nil
 	}
 	ip = ip.Unmap().WithZone("")
-	for _, p := range cfg.MyNetworks {
+	nets := cfg.MyNetworks
+	if own, ok := cfg.Listeners[r.peer.Listener]; ok {
+		nets = own
+	}
+	for _, p := range nets {
 		if p.Contains(ip) {
 			return permit, nil
 		}

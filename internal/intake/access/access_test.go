@@ -256,3 +256,25 @@ func FuzzRcpt(f *testing.F) {
 		}
 	})
 }
+
+// TestListenerWithNetworksOfItsOwn: clients of one listener are judged by its
+// networks, those of the others by everyone's.
+func TestListenerWithNetworksOfItsOwn(t *testing.T) {
+	c := checker(func(cfg *Config) {
+		cfg.Listeners = map[string][]netip.Prefix{"closed": nil, "other": {netip.MustParsePrefix("::ffff:192.0.2.0/120")}}
+	})
+	for _, tc := range []struct {
+		listener, addr string
+		relays         bool
+	}{
+		{"", "127.0.0.1", true}, {"smtp", "127.0.0.1", true}, {"smtp", "192.0.2.7", false},
+		{"closed", "127.0.0.1", false}, {"closed", "10.1.0.1", false},
+		{"other", "192.0.2.7", true}, {"other", "127.0.0.1", false},
+	} {
+		p := from(tc.addr)
+		p.Listener = tc.listener
+		if got, err := ask(c, p, "<x@other.example>"); err != nil || (got == "ok") != tc.relays {
+			t.Errorf("%+v: %s, %v", tc, got, err)
+		}
+	}
+}

@@ -13,7 +13,7 @@ import (
 type Peer struct {
 	mail.Client
 	Service   string // the listener's name for logs: "smtpd", "submission/smtpd"
-	Listener  string // Listener.Name of what the client came in through
+	Listener  string // Listener.Key of what the client came in through
 	Connected time.Time
 }
 

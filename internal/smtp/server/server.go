@@ -24,6 +24,7 @@ type Deps struct {
 type Listener struct {
 	Service string // name in the log: "smtpd", "submission/smtpd"
 	Name    string // name in warnings about limits, as in master.cf: "smtp", "127.0.0.1:2525"
+	Key     string // what Acceptors know it by (Peer.Listener)
 }
 
 // readBuffer is the size of a session's read buffer: a command line, or a

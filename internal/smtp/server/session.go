@@ -92,7 +92,7 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, opt Listener) *
 	s.peer = Peer{
 		Client:    mail.Client{Name: "localhost", ReverseName: "localhost", Addr: "127.0.0.1", Protocol: "SMTP", UID: -1},
 		Service:   opt.Service,
-		Listener:  opt.Name,
+		Listener:  opt.Key,
 		Connected: time.Now(),
 	}
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
