@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 
 	"posthouse/internal/mail"
@@ -275,7 +276,15 @@ func ValidDomain(s string) bool {
 		}
 		start = i + 1
 	}
-	return !numeric
+	return !numeric && (isASCII(s) || !foldsToASCII(s))
+}
+
+// foldsToASCII tells whether s has a letter beyond ASCII whose lower case is
+// an ASCII one, as the dotted capital I and the Kelvin sign. No domain is
+// written with those (RFC 5891 §5.3), and lower-casing would make another
+// domain of it: mail for a stranger's domain would pass for ours.
+func foldsToASCII(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf && unicode.ToLower(r) < utf8.RuneSelf })
 }
 
 func validLiteral(s string) bool {

@@ -95,6 +95,21 @@ func TestParsePathRefuses(t *testing.T) {
 	}
 }
 
+// TestDomainThatFoldsIntoAnother: "\u0130" in lower case is "i" to Go and two
+// characters to DNS, so that two domains were taken for one.
+func TestDomainThatFoldsIntoAnother(t *testing.T) {
+	for _, in := range []string{"<a@ma\u0130l.example>", "<a@\u212Aernel.example>", "<@\u0130.example:a@b.example>"} {
+		if got, err := ParsePath(in, true); !errors.Is(err, ErrAddress) {
+			t.Errorf("ParsePath(%q) = %q, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"<a@\u0131.example>", "<a@B\u00DCCHER.example>", "<\u0130@b.example>"} {
+		if _, err := ParsePath(in, true); err != nil {
+			t.Errorf("ParsePath(%q): %v", in, err)
+		}
+	}
+}
+
 func TestSimpleAddressDoesNotAllocate(t *testing.T) {
 	s := "first.last+tag@mail.example.com"
 	if n := testing.AllocsPerRun(100, func() {
