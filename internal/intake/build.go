@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"bytes"
 	"context"
 	"strings"
 	"time"
@@ -125,9 +126,16 @@ func (b *builder) endOfHeader() []byte {
 	return out
 }
 
+// maxID is how much of a message identifier is kept, in bytes: no line of a
+// header may be longer (RFC 5322 §2.1.1). It goes into the log for each field
+// and into memory for each message, and its sender decides what it is.
+const maxID = 998
+
 // idText is a message identifier as logs show it: on one line.
 func idText(value []byte) string {
-	return strings.ReplaceAll(strings.TrimLeft(string(value), " \t\r\n"), "\r\n", "?")
+	value = bytes.TrimLeft(value, " \t\r\n")
+	value = value[:min(len(value), maxID)]
+	return strings.ReplaceAll(string(value), "\r\n", "?")
 }
 
 // addRecipient adds a recipient unless the same one is there already, and

@@ -324,6 +324,24 @@ func TestImpatientClient(t *testing.T) {
 	}
 }
 
+// TestMessageIDWithoutMeasure: an identifier of 100 KB was kept in memory for
+// as long as its message.
+func TestMessageIDWithoutMeasure(t *testing.T) {
+	w := newWorld()
+	tx, _ := w.Mail(t.Context(), peer(), &smtp.MailArgs{From: "a@b"})
+	tx.Rcpt(t.Context(), &smtp.RcptArgs{To: "c@d"})
+	out, _ := tx.Data(t.Context())
+	if _, err := io.WriteString(out, "Message-Id: <"+strings.Repeat("x", 200<<10)+"@y>\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if r := tx.Commit(t.Context()); r.Code != 250 {
+		t.Fatal(r)
+	}
+	if n := len(w.queued[0].MessageID); n != maxID {
+		t.Errorf("%d bytes are kept", n)
+	}
+}
+
 func TestAbort(t *testing.T) {
 	w := newWorld()
 	tx, _ := w.Mail(t.Context(), peer(), &smtp.MailArgs{From: "a@b"})
