@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"runtime/debug"
@@ -52,7 +53,8 @@ func programs() cli.Programs {
 			return 0
 		},
 		Offline: func(configDir string) (operator.Operator, func() error, error) {
-			return daemon.Offline(daemon.Program{Version: v, Diag: os.Stderr}, configDir)
+			// A listing is no place for remarks on the configuration: a start makes them.
+			return daemon.Offline(daemon.Program{Version: v, Diag: io.Discard}, configDir)
 		},
 	}
 }

@@ -273,3 +273,18 @@ func TestLineRecordsKeepContent(t *testing.T) {
 		}
 	}
 }
+
+// Programs pipe lines that end in LF alone into sendmail -bs.
+func TestStandaloneSMTPTakesUnixLineEnds(t *testing.T) {
+	r := startRelay(t, "default_transport = discard:\n")
+	for _, end := range []string{"\n", "\r\n"} {
+		lines := []string{"HELO x", "MAIL FROM:<a@a.example>", "RCPT TO:<b@b.example>", "DATA", "Subject: x", "", "text", ".", "QUIT", ""}
+		var out bytes.Buffer
+		if err := StandaloneSMTP(t.Context(), r.dir, strings.NewReader(strings.Join(lines, end)), &out); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(out.String(), "250 2.0.0 Ok: queued as") {
+			t.Errorf("with line ends %q:\n%s", end, &out)
+		}
+	}
+}

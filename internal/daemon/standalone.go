@@ -19,7 +19,41 @@ type stdioConn struct {
 }
 
 func newStdioConn(in io.Reader, out io.Writer) *stdioConn {
-	return &stdioConn{in: in, out: out, done: make(chan struct{})}
+	return &stdioConn{in: &crlfReader{in: in}, out: out, done: make(chan struct{})}
+}
+
+// crlfReader makes CRLF of every line end. A program that pipes SMTP into
+// sendmail -bs ends its lines as files do, and since it is a local user's own
+// input, no one can be smuggled past by taking that for what it means.
+type crlfReader struct {
+	in      io.Reader
+	buf     [4096]byte
+	pending []byte // read and not yet given out
+	cr      bool   // the last byte given out was CR
+}
+
+// Read fills p.
+func (r *crlfReader) Read(p []byte) (int, error) {
+	if len(r.pending) == 0 {
+		n, err := r.in.Read(r.buf[:])
+		if n == 0 {
+			return 0, err
+		}
+		r.pending = r.buf[:n]
+	}
+	n := 0
+	for n < len(p) && len(r.pending) > 0 {
+		c := r.pending[0]
+		if c == '\n' && !r.cr {
+			p[n], r.cr = '\r', true
+			n++
+			continue
+		}
+		p[n], r.cr = c, c == '\r'
+		r.pending = r.pending[1:]
+		n++
+	}
+	return n, nil
 }
 
 // Read reads from standard input.
