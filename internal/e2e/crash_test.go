@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -45,8 +46,9 @@ func moment(ctx context.Context, limit time.Duration) {
 }
 
 // TestKilledUnderLoad kills the relay (kill -9) at random moments while
-// clients send and mail goes out, some of it after having been deferred. At
-// the end every message that was acknowledged has arrived. A message may have
+// clients send and mail goes out, some of it after having been deferred, some
+// to be refused and returned. At the end every message that was acknowledged
+// has arrived, or its sender was told. A message may have
 // arrived twice, when the next hop had said yes and the relay died before that
 // was recorded; such messages are few, since only as many can be in that state
 // as are being delivered.
@@ -62,6 +64,9 @@ func TestKilledUnderLoad(t *testing.T) {
 	w := newWorld(t)
 	quickly := w.host(sink.Config{}, "dest.example")
 	grey := w.host(sink.Config{Default: sink.Personality{Greylist: 500 * time.Millisecond}}, "grey.example")
+	bad := sink.Personality{}.With(sink.Rcpt, sink.Action{Kind: sink.Refuse, Reply: "550 5.1.1 No such user"})
+	w.host(sink.Config{Default: bad}, "bad.example")
+	back := w.host(sink.Config{}, "sender.example")
 	p := program.New(t, w.options("smtp_destination_concurrency_limit = 20\n"))
 	p.MustStart(t)
 
@@ -75,8 +80,11 @@ func TestKilledUnderLoad(t *testing.T) {
 			From: "a@sender.example", Length: 2000,
 			Recipient: func(b []byte, n uint64) []byte {
 				domain := "@dest.example"
-				if n%4 == 0 {
+				switch {
+				case n%4 == 0:
 					domain = "@grey.example"
+				case n%10 == 1:
+					domain = "@bad.example"
 				}
 				return append(strconv.AppendUint(append(b, 'u'), n, 10), domain...)
 			},
@@ -119,16 +127,23 @@ func TestKilledUnderLoad(t *testing.T) {
 	cancel()
 	r := <-sent
 	waitEmpty(t, p)
-	judge(t, l, starts, r, quickly, grey)
+	judge(t, l, starts, r, back, quickly, grey)
 	if strings.Contains(p.Log.Text(), "corrupt") {
 		t.Error("the log speaks of corrupt messages")
 	}
 }
 
 // judge holds what arrived against what was acknowledged.
-func judge(t *testing.T, l *ledger, starts int, r source.Result, hosts ...*host) {
+func judge(t *testing.T, l *ledger, starts int, r source.Result, back *host, hosts ...*host) {
 	t.Helper()
 	arrived := map[string]int{}
+	returned := regexp.MustCompile(`(?mi)^Message-ID: (<.*@source\.example>)\r$`)
+	for _, d := range back.deliveries() {
+		if m := returned.FindSubmatch(d.Content); m != nil && d.Sender == "" {
+			arrived[string(m[1])]++
+		}
+	}
+	notices := len(arrived)
 	for _, h := range hosts {
 		for _, d := range h.deliveries() {
 			arrived[d.MessageID]++
@@ -153,17 +168,17 @@ func judge(t *testing.T, l *ledger, starts int, r source.Result, hosts ...*host)
 			t.Errorf("arrived and never sent: %s", id)
 		}
 	}
-	t.Logf("%d starts, %d messages acknowledged, %d lost, %d delivered twice, %d arrived of %d whose answer was cut off, %d refused, %d connections lost",
-		starts, len(l.acked), lost, twice, uncertain, len(l.unknown), r.Refused, r.Lost)
-	// 20 deliveries to each of two destinations may be under way at a kill; what
+	t.Logf("%d starts, %d messages acknowledged, %d returned, %d lost, %d delivered twice, %d arrived of %d whose answer was cut off, %d refused, %d connections lost",
+		starts, len(l.acked), notices, lost, twice, uncertain, len(l.unknown), r.Refused, r.Lost)
+	// 20 deliveries to each of four destinations may be under way at a kill; what
 	// they finish within one group commit of the recorder counts as well.
-	if limit := starts * 60; twice > limit {
+	if limit := starts * 100; twice > limit {
 		t.Errorf("%d duplicates, more than %d", twice, limit)
 	}
 	if lost > 0 {
 		t.Errorf("%d messages lost", lost)
 	}
-	if len(l.acked) < 100*starts {
+	if len(l.acked) < 100*starts || notices < 10*starts {
 		t.Errorf("only %d messages were acknowledged: this was no load", len(l.acked))
 	}
 }
