@@ -1,6 +1,11 @@
 package local
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"posthouse/internal/spool"
+)
 
 // wakeJanitor tells the janitor that there may be something to do.
 func (st *Store) wakeJanitor() {
@@ -33,6 +38,7 @@ func (st *Store) keepHouse() {
 // tidy does what is to be done, and returns when to look again, 0 for not
 // before something happens.
 func (st *Store) tidy(cp *copier) time.Duration {
+	st.squeeze()
 	if err := st.writeCheckpoint(); err != nil {
 		if st.Err() != nil {
 			return 0
@@ -64,7 +70,36 @@ func (st *Store) freeSegments() {
 	st.mu.Lock()
 	before, ready := st.durable.Seg, st.recovered
 	st.mu.Unlock()
-	if ready {
-		st.log.Free(before)
+	if !ready {
+		return
 	}
+	st.log.Free(before)
+	if st.space.short() {
+		st.log.DropSpares()
+	}
+}
+
+// squeeze ends the segment being written and begins a checkpoint when mail is
+// refused for lack of space while the log holds on to dead bytes. Both happen
+// by themselves only as more is written: a queue that has run empty on a full
+// disk would never take mail again.
+func (st *Store) squeeze() {
+	if !st.space.short() {
+		return
+	}
+	st.mu.Lock()
+	pinned := st.recovered && st.frozen == nil && st.log.Pinned(st.durable.Seg, st.end) >= st.space.reserve/8
+	st.mu.Unlock()
+	if !pinned {
+		return
+	}
+	st.log.Rotate()
+	if err := st.submit(context.Background(), st.batch(&spool.Batch{})); err != nil {
+		return // there is not even room for this, or the store is ending
+	}
+	st.mu.Lock()
+	if st.frozen == nil {
+		st.beginCheckpoint()
+	}
+	st.mu.Unlock()
 }

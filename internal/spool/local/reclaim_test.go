@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -235,6 +236,49 @@ func TestNewSpoolSurvivesPowerLoss(t *testing.T) {
 	st, found, _ := openRecovered(t, o)
 	if len(found) != 1 {
 		t.Errorf("found %v, want one message", found)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A queue that ran empty on a full disk must take mail again: what is dead in
+// the log is given back though nothing more is written.
+func TestEmptySpoolOnFullDiskTakesMailAgain(t *testing.T) {
+	mem := newCrashFS(t)
+	o := crashOptions(mem)
+	o.SegmentSize, o.CheckpointBytes, o.MaxMessageSize = 16<<20, 1<<30, 1<<20 // reserve 1.5 MiB
+	o.FreeSpace = func() (int64, error) {
+		free := int64(5 << 20)
+		names, err := mem.List("/spool/log")
+		for _, name := range names {
+			if info, err := mem.Stat("/spool/log/" + name); err == nil {
+				free -= info.Size()
+			}
+		}
+		return free, err
+	}
+	var clock atomic.Int64
+	o.Now = func() time.Time { return time.Unix(clock.Add(1), 0) }
+	st, _, _ := openRecovered(t, o)
+	last := mail.QueueID(0)
+	var err error
+	for ; err == nil && last < 2000; last++ {
+		err = commitOne(st, last+1, 8000)
+	}
+	if !errors.Is(err, spool.ErrNoSpace) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	for id := mail.QueueID(1); id < last; id++ {
+		if err := remove(st, id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for tries := 0; err != nil; tries++ {
+		if err = commitOne(st, last, 2000); err != nil && tries == 100_000 {
+			t.Fatalf("empty, and still: %v", err)
+		}
+		runtime.Gosched()
 	}
 	if err := st.Close(); err != nil {
 		t.Fatal(err)

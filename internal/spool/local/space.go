@@ -74,3 +74,9 @@ func (g *spaceGauge) check(size int64) error {
 	}
 	return nil
 }
+
+// short tells whether mail is refused for lack of space.
+func (g *spaceGauge) short() bool {
+	free, err := g.measure()
+	return err == nil && free < g.reserve
+}

@@ -36,6 +36,7 @@ func (st *Store) Stage(size int64) (spool.Staged, error) {
 		return nil, err
 	}
 	if err := st.space.check(max(size, 0)); err != nil {
+		st.wakeJanitor()
 		return nil, err
 	}
 	s := &staged{st: st, hint: defaultHint}

@@ -157,6 +157,7 @@ func (st *Store) Commit(ctx context.Context, env *mail.Envelope, content spool.S
 	}
 	defer st.leave()
 	if err := st.space.check(0); err != nil {
+		st.wakeJanitor()
 		return err
 	}
 	r := st.requests.Get().(*request)
@@ -202,10 +203,15 @@ func (st *Store) Apply(ctx context.Context, b *spool.Batch) error {
 		return err
 	}
 	defer st.leave()
+	return st.submit(ctx, st.batch(b))
+}
+
+// batch is a request for b.
+func (st *Store) batch(b *spool.Batch) *request {
 	r := st.requests.Get().(*request)
 	r.log.Kind, r.log.ID, r.ops = seglog.Batch, 0, b
 	r.log.Head = spool.AppendBatch(r.log.Head[:0], b)
-	return st.submit(ctx, r)
+	return r
 }
 
 // ApplyAsync implements spool.Store.
@@ -274,6 +280,9 @@ func (st *Store) Scan(from, to []byte, each func(key, value []byte) bool) error 
 // Space implements spool.Store.
 func (st *Store) Space() (spool.Space, error) {
 	free, err := st.space.measure()
+	if st.space.short() {
+		st.wakeJanitor() // whoever asks is about to refuse mail
+	}
 	s := spool.Space{Free: free, Reserve: st.space.reserve}
 	s.Used, s.Live = st.log.Space()
 	st.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"posthouse/internal/spool"
@@ -18,6 +19,7 @@ type committer struct {
 	queue  []*Request
 	closed bool
 	wake   chan struct{} // room for one: the queue is no longer empty, or closed
+	rotate atomic.Bool   // the segment is to end before the next record
 
 	// Owned by the goroutine.
 	seg   *segment
@@ -155,7 +157,8 @@ func (c *committer) layOut(reqs []*Request) (n int, full bool, end int64) {
 	h := header{batch: c.batch, seg: c.seg.seq, start: uint32(c.off)}
 	for _, r := range reqs {
 		end = c.off + int64(len(c.buf))
-		if end+r.Len()+headerLen > c.log.opts.SegmentSize && end > headerLen {
+		full := end+r.Len()+headerLen > c.log.opts.SegmentSize || n == 0 && c.rotate.Swap(false)
+		if full && end > headerLen {
 			mark := header{batch: c.batch, seg: c.seg.seq, start: uint32(c.off), kind: kindEnd, off: uint32(end)}
 			c.buf = mark.append(c.buf, c.log.opts.Mark)
 			return n, true, end

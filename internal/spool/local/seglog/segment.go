@@ -145,6 +145,39 @@ func (l *Log) Free(before uint32) {
 	}
 }
 
+// Rotate ends the segment that is being written before the next record.
+func (l *Log) Rotate() { l.com.rotate.Store(true) }
+
+// Pinned is how many bytes nobody needs, but Free cannot give back, in the
+// segments from a number on. end is where the log ends.
+func (l *Log) Pinned(from uint32, end Position) (dead int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for seq, seg := range l.segs {
+		switch {
+		case seq < from:
+		case seq == end.Seg:
+			dead += int64(end.Off) - seg.live
+		default:
+			dead += seg.size - seg.live
+		}
+	}
+	return dead
+}
+
+// DropSpares deletes the dead segments that are kept to be written over.
+func (l *Log) DropSpares() {
+	l.mu.Lock()
+	spares := l.spares
+	l.spares = nil
+	l.mu.Unlock()
+	for _, seq := range spares {
+		if err := l.opts.FS.Remove(l.path(seq)); err != nil {
+			l.opts.Warn("spool: remove log segment: " + err.Error())
+		}
+	}
+}
+
 // Walk goes through a sealed segment from message to message.
 type Walk struct {
 	log *Log
