@@ -211,7 +211,8 @@ func (e *enqueuing) recipients(list []mail.Address) (err error) {
 func (e *enqueuing) content() error {
 	if e.fromHdr {
 		e.header = message.NewFilter(io.Discard, message.Options{
-			Collect: message.RecipientFields.Union(message.ResentRecipientFields), Value: e.collect, DropMailboxLines: true})
+			Collect: message.RecipientFields.Union(message.ResentRecipientFields), Value: e.collect, DropMailboxLines: true,
+		})
 	}
 	in := bufio.NewReaderSize(e.std.In, lineLimit)
 	start, whole := true, true // at the top; the last piece ended its line

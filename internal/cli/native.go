@@ -71,11 +71,13 @@ func (n *native) root() *cobra.Command {
 	)
 	for _, name := range []string{"postqueue", "mailq", "postsuper", "postcat", "sendmail", "newaliases", "postconf", "postfix", "postlog"} {
 		short, long := help.Postfix(name)
-		cmd := &cobra.Command{Use: name, Short: short, Long: long, GroupID: "postfix", DisableFlagParsing: true,
+		cmd := &cobra.Command{
+			Use: name, Short: short, Long: long, GroupID: "postfix", DisableFlagParsing: true,
 			Run: func(_ *cobra.Command, args []string) {
 				n.name = name
 				n.status = postfixCommand(name)(n.process, args)
-			}}
+			},
+		}
 		cmd.SetHelpTemplate("{{.Long}}\n") // which has the usage: cobra knows nothing of these options
 		root.AddCommand(cmd)
 	}
@@ -84,8 +86,10 @@ func (n *native) root() *cobra.Command {
 
 // verb is a verb without operands that needs to know the configuration.
 func (n *native) verb(use, short, long string, run func() int) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, GroupID: "own", Args: noOperands,
-		Run: func(*cobra.Command, []string) { n.status = run() }}
+	cmd := &cobra.Command{
+		Use: use, Short: short, Long: long, GroupID: "own", Args: noOperands,
+		Run: func(*cobra.Command, []string) { n.status = run() },
+	}
 	if use != "version" {
 		cmd.Flags().StringVarP(&n.config, "config", "c", "", "configuration directory (default MAIL_CONFIG, then /etc/postfix)")
 	}
@@ -102,14 +106,16 @@ func noOperands(_ *cobra.Command, args []string) error {
 
 // program is a verb that parses its own arguments.
 func (n *native) program(use, short string, run func(context.Context, []string, Stdio) int) *cobra.Command {
-	return &cobra.Command{Use: use + " [options]", Short: short, GroupID: "own", DisableFlagParsing: true,
+	return &cobra.Command{
+		Use: use + " [options]", Short: short, GroupID: "own", DisableFlagParsing: true,
 		Run: func(_ *cobra.Command, args []string) {
 			if run == nil {
 				n.status = n.fatal(exitError, "this build has no %s", use)
 				return
 			}
 			n.status = run(n.ctx, args, n.std)
-		}}
+		},
+	}
 }
 
 func (n *native) version() int {

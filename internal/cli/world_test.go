@@ -62,11 +62,13 @@ func (q *fakeQueue) Counts(context.Context) (operator.Counts, error) {
 
 func (q *fakeQueue) Status(ctx context.Context) (*operator.Status, error) {
 	c, err := q.Counts(ctx)
-	return &operator.Status{Version: "1.2", PID: noProcess, Uptime: time.Hour, ConfigDir: "/conf", Counts: c,
+	return &operator.Status{
+		Version: "1.2", PID: noProcess, Uptime: time.Hour, ConfigDir: "/conf", Counts: c,
 		Destinations: []operator.DestinationView{
 			{Destination: mail.Destination{Transport: "smtp", NextHop: "quiet.example"}, Deferred: 1, Window: 5},
 			{Destination: mail.Destination{Transport: "smtp", NextHop: "busy.example"}, Waiting: 7, Running: 2, Window: 2},
-		}, Space: operator.Space{Free: 3 << 30}}, err
+		}, Space: operator.Space{Free: 3 << 30},
+	}, err
 }
 
 func (q *fakeQueue) Act(_ context.Context, verb operator.Verb, sel operator.Selection, who operator.Actor) (operator.Report, error) {
@@ -123,11 +125,13 @@ func (q *fakeQueue) Pickup(context.Context) error {
 	q.poked++
 	return nil
 }
+
 func (q *fakeQueue) Reload(context.Context, operator.Actor) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.reload
 }
+
 func (q *fakeQueue) Stop(context.Context, operator.Actor) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -198,8 +202,10 @@ func (w *world) serve() (stop func()) {
 func (w *world) add(q mail.QueueName, id mail.QueueID) *operator.View {
 	w.queue.mu.Lock()
 	defer w.queue.mu.Unlock()
-	v := &operator.View{Queue: q, ID: id, Arrival: time.Unix(1795332820, 0), Size: 512, Sender: "alice@x.example",
-		Recipients: []operator.RecipientView{{Address: "bob@y.example", Reason: "come back later"}}}
+	v := &operator.View{
+		Queue: q, ID: id, Arrival: time.Unix(1795332820, 0), Size: 512, Sender: "alice@x.example",
+		Recipients: []operator.RecipientView{{Address: "bob@y.example", Reason: "come back later"}},
+	}
 	w.queue.msgs = append(w.queue.msgs, v)
 	return v
 }

@@ -77,8 +77,17 @@ func TestDisconnectAtEachStage(t *testing.T) {
 	h := w.host(sink.Config{}, "dest.example")
 	p := w.relay("")
 	steps := []struct{ say, want string }{
-		{"", ""}, {"EHLO client.example\r\n", "250"}, {"MAIL FROM:<gone@sender.example>\r\n", "250"}, {"RCPT TO:<x@dest.example>\r\n", "250"},
-		{"DATA\r\n", "354"}, {"Subject: gone\r\n", ""}, {"\r\n", ""}, {"half a li", ""}, {"ne\r\n", ""}, {".", ""}, {"\r", ""},
+		{"", ""},
+		{"EHLO client.example\r\n", "250"},
+		{"MAIL FROM:<gone@sender.example>\r\n", "250"},
+		{"RCPT TO:<x@dest.example>\r\n", "250"},
+		{"DATA\r\n", "354"},
+		{"Subject: gone\r\n", ""},
+		{"\r\n", ""},
+		{"half a li", ""},
+		{"ne\r\n", ""},
+		{".", ""},
+		{"\r", ""},
 	}
 	for n := range steps {
 		for _, reset := range []bool{false, true} {

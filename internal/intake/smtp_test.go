@@ -113,7 +113,9 @@ func TestRecipients(t *testing.T) {
 	var replies []string
 	for _, args := range []smtp.RcptArgs{
 		{To: "bad@other.example"},
-		{To: "one@keep.example"}, {To: "ONE@keep.example"}, {To: "one@KEEP.example"},
+		{To: "one@keep.example"},
+		{To: "ONE@keep.example"},
+		{To: "one@KEEP.example"},
 		{To: "one@keep.example", Notify: mail.NotifyNever},
 		{To: "bad@other.example"},
 		{To: "bare", DSNOriginal: "rfc822;o@p"},
@@ -144,8 +146,12 @@ func TestRecipients(t *testing.T) {
 	if strings.Contains(text, "for <") || !strings.Contains(text, "with ESMTPA id QUEUEID;\n\tSun,") {
 		t.Errorf("Received: %s", text)
 	}
-	want := []mail.Recipient{{Address: "one@keep.example"}, {Address: "one@keep.example", Notify: mail.NotifyNever},
-		{Address: "bare@mx.test.local", OrigAddress: "bare", DSNOriginal: "rfc822;o@p"}, {Address: `"q q"@keep.example`}}
+	want := []mail.Recipient{
+		{Address: "one@keep.example"},
+		{Address: "one@keep.example", Notify: mail.NotifyNever},
+		{Address: "bare@mx.test.local", OrigAddress: "bare", DSNOriginal: "rfc822;o@p"},
+		{Address: `"q q"@keep.example`},
+	}
 	if d := cmp.Diff(want, m.Recipients); d != "" {
 		t.Error(d)
 	}

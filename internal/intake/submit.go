@@ -118,10 +118,12 @@ func (in *Intake) beginSubmission(s *Submission) (*builder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("submit: sender: %w", err)
 	}
-	b.env = mail.Envelope{ID: in.deps.IDs.Next(), Arrival: s.Arrival, Sender: sender, Origin: s.Origin,
+	b.env = mail.Envelope{
+		ID: in.deps.IDs.Next(), Arrival: s.Arrival, Sender: sender, Origin: s.Origin,
 		Client:   mail.Client{Name: "localhost", UID: -1},
 		FullName: s.FullName, OrigID: s.OrigID, Body8Bit: s.Body8Bit, SMTPUTF8: s.SMTPUTF8,
-		EnvelopeID: s.EnvelopeID, Ret: s.Ret}
+		EnvelopeID: s.EnvelopeID, Ret: s.Ret,
+	}
 	if b.env.Arrival.IsZero() {
 		b.env.Arrival = now
 	}
@@ -192,8 +194,10 @@ func (in *Intake) Resubmit(ctx context.Context, m *mail.Message, content spool.C
 	if err != nil {
 		return 0, fmt.Errorf("resubmit: %w", err)
 	}
-	trace := message.Trace{Host: c.Hostname, MailName: c.MailName, ID: c.IDs.Format(env.ID), Date: now,
-		Origin: mail.FromLocal, Client: &mail.Client{UID: c.UID}}
+	trace := message.Trace{
+		Host: c.Hostname, MailName: c.MailName, ID: c.IDs.Format(env.ID), Date: now,
+		Origin: mail.FromLocal, Client: &mail.Client{UID: c.UID},
+	}
 	_, err = staged.Write(trace.Append(nil))
 	if err == nil {
 		_, err = io.Copy(struct{ io.Writer }{staged}, io.NewSectionReader(content, 0, content.Size()))

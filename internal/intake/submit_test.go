@@ -34,35 +34,55 @@ func TestSubmit(t *testing.T) {
 		to             []mail.Address
 		log            []string
 	}{
-		{name: "plain", in: "Subject: x\n\nb\n", s: Submission{Sender: "alice", FullName: "root", Recipients: rcpts("one@keep.example")},
+		{
+			name: "plain", in: "Subject: x\n\nb\n", s: Submission{Sender: "alice", FullName: "root", Recipients: rcpts("one@keep.example")},
 			want: "Subject: x\n" + id + date + "From: root <alice@mx.test.local>\n\nb\n",
 			to:   []mail.Address{"one@keep.example"},
-			log:  []string{"pickup: QUEUEID: uid=0 from=<alice>", "cleanup: QUEUEID: message-id=<20261122120000.QUEUEID@mx.test.local>"}},
-		{name: "mailbox lines", in: "From alice Mon\n>From z\nSubject: x\n\nb\n", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
-			want: "Subject: x\n" + id + date + "From: root <root@mx.test.local>\n\nb\n", to: []mail.Address{"one@keep.example"}},
-		{name: "leading blank", in: " lead\nSubject: x\n\nb\n", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
-			want: id + date + "From: root <root@mx.test.local>\n\n lead\nSubject: x\n\nb\n", to: []mail.Address{"one@keep.example"}},
-		{name: "line ends", in: "Subject: x\r\nTo: z@y\r\n\r\nb\rc\r\nd", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
-			want: "Subject: x\nTo: z@y\n" + id + date + "From: root <root@mx.test.local>\n\nb c\nd\n", to: []mail.Address{"one@keep.example"}},
-		{name: "empty", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
-			want: id + date + "From: root <root@mx.test.local>\n", to: []mail.Address{"one@keep.example"}},
-		{name: "null sender", in: "Subject: x\n\nb\n", s: Submission{FullName: "root", Recipients: rcpts("one@keep.example")},
+			log:  []string{"pickup: QUEUEID: uid=0 from=<alice>", "cleanup: QUEUEID: message-id=<20261122120000.QUEUEID@mx.test.local>"},
+		},
+		{
+			name: "mailbox lines", in: "From alice Mon\n>From z\nSubject: x\n\nb\n", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
+			want: "Subject: x\n" + id + date + "From: root <root@mx.test.local>\n\nb\n", to: []mail.Address{"one@keep.example"},
+		},
+		{
+			name: "leading blank", in: " lead\nSubject: x\n\nb\n", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
+			want: id + date + "From: root <root@mx.test.local>\n\n lead\nSubject: x\n\nb\n", to: []mail.Address{"one@keep.example"},
+		},
+		{
+			name: "line ends", in: "Subject: x\r\nTo: z@y\r\n\r\nb\rc\r\nd", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
+			want: "Subject: x\nTo: z@y\n" + id + date + "From: root <root@mx.test.local>\n\nb c\nd\n", to: []mail.Address{"one@keep.example"},
+		},
+		{
+			name: "empty", s: Submission{Sender: "root", FullName: "root", Recipients: rcpts("one@keep.example")},
+			want: id + date + "From: root <root@mx.test.local>\n", to: []mail.Address{"one@keep.example"},
+		},
+		{
+			name: "null sender", in: "Subject: x\n\nb\n", s: Submission{FullName: "root", Recipients: rcpts("one@keep.example")},
 			want: "Subject: x\n" + id + date + "From: MAILER-DAEMON\n\nb\n", to: []mail.Address{"one@keep.example"},
-			log: []string{"pickup: QUEUEID: uid=0 from=<>", "cleanup: QUEUEID: message-id=<20261122120000.QUEUEID@mx.test.local>"}},
-		{name: "recipients of the header", in: "To: \"Last, First\" <a1@keep.example>, a2@keep.example (com, ment), grp: g1@keep.example, g2@keep.example;, <@route.example:r1@keep.example>\nCc: bare,, \"q uoted\"@keep.example\nBcc: b1@keep.example, b2@keep.example,\n A1@keep.example\n" + full,
+			log: []string{"pickup: QUEUEID: uid=0 from=<>", "cleanup: QUEUEID: message-id=<20261122120000.QUEUEID@mx.test.local>"},
+		},
+		{
+			name: "recipients of the header", in: "To: \"Last, First\" <a1@keep.example>, a2@keep.example (com, ment), grp: g1@keep.example, g2@keep.example;, <@route.example:r1@keep.example>\nCc: bare,, \"q uoted\"@keep.example\nBcc: b1@keep.example, b2@keep.example,\n A1@keep.example\n" + full,
 			s:    Submission{Sender: "root", Extract: true, Recipients: rcpts("extra@keep.example")},
 			want: "To: \"Last, First\" <a1@keep.example>, a2@keep.example (com, ment), grp: g1@keep.example, g2@keep.example;, <@route.example:r1@keep.example>\nCc: bare,, \"q uoted\"@keep.example\n" + full,
-			to:   []mail.Address{"extra@keep.example", "a1@keep.example", "a2@keep.example", "g1@keep.example", "g2@keep.example", "r1@keep.example", "bare@mx.test.local", `"q uoted"@keep.example`, "b1@keep.example", "b2@keep.example"}},
-		{name: "resent recipients", in: "To: a1@keep.example\nResent-To: rs@keep.example\nResent-Bcc: rb@keep.example\nSubject: x\n\nb\n", s: Submission{Sender: "root", FullName: "root", Extract: true},
+			to:   []mail.Address{"extra@keep.example", "a1@keep.example", "a2@keep.example", "g1@keep.example", "g2@keep.example", "r1@keep.example", "bare@mx.test.local", `"q uoted"@keep.example`, "b1@keep.example", "b2@keep.example"},
+		},
+		{
+			name: "resent recipients", in: "To: a1@keep.example\nResent-To: rs@keep.example\nResent-Bcc: rb@keep.example\nSubject: x\n\nb\n", s: Submission{Sender: "root", FullName: "root", Extract: true},
 			want: "To: a1@keep.example\nResent-To: rs@keep.example\nSubject: x\nResent-" + id + "Resent-" + date + "Resent-From: root <root@mx.test.local>\n\nb\n",
 			to:   []mail.Address{"rs@keep.example", "rb@keep.example"},
-			log:  []string{"pickup: QUEUEID: uid=0 from=<root>", "cleanup: QUEUEID: resent-message-id=<20261122120000.QUEUEID@mx.test.local>", "cleanup: QUEUEID: message-id=<>"}},
-		{name: "odd recipients", in: "To: good@keep.example, bad@exa mple, \"no\\\tgood\"@x..y\n" + full, s: Submission{Sender: "root", Extract: true},
+			log:  []string{"pickup: QUEUEID: uid=0 from=<root>", "cleanup: QUEUEID: resent-message-id=<20261122120000.QUEUEID@mx.test.local>", "cleanup: QUEUEID: message-id=<>"},
+		},
+		{
+			name: "odd recipients", in: "To: good@keep.example, bad@exa mple, \"no\\\tgood\"@x..y\n" + full, s: Submission{Sender: "root", Extract: true},
 			want: "To: good@keep.example, bad@exa mple, \"no\\\tgood\"@x..y\n" + full,
-			to:   []mail.Address{"good@keep.example", "bad@exa", "mple@mx.test.local"}},
-		{name: "brought back", in: full, s: Submission{Sender: "a@b", OrigID: 0x0A1B2C3D4E5F, Recipients: rcpts("c@d")},
+			to:   []mail.Address{"good@keep.example", "bad@exa", "mple@mx.test.local"},
+		},
+		{
+			name: "brought back", in: full, s: Submission{Sender: "a@b", OrigID: 0x0A1B2C3D4E5F, Recipients: rcpts("c@d")},
 			want: full, to: []mail.Address{"c@d"},
-			log: []string{"pickup: QUEUEID: uid=0 from=<a@b> orig_id=0A1B2C3D4E5F", "cleanup: QUEUEID: message-id=<m@y>"}},
+			log: []string{"pickup: QUEUEID: uid=0 from=<a@b> orig_id=0A1B2C3D4E5F", "cleanup: QUEUEID: message-id=<m@y>"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld()
@@ -177,8 +197,10 @@ func (content) Bytes() []byte { return nil }
 func (content) Close() error  { return nil }
 
 func TestResubmit(t *testing.T) {
-	old := mail.NewMessage(mail.Envelope{ID: 0x0A1B2C3D4E5F, Arrival: noon.Add(-time.Hour), Sender: "alice@mx.test.local", Size: 100, MessageID: "<m@y>",
-		Client: mail.Client{Name: "localhost", UID: 0}, Origin: mail.FromLocal, Recipients: rcpts("a@b", "c@d", "e@f")})
+	old := mail.NewMessage(mail.Envelope{
+		ID: 0x0A1B2C3D4E5F, Arrival: noon.Add(-time.Hour), Sender: "alice@mx.test.local", Size: 100, MessageID: "<m@y>",
+		Client: mail.Client{Name: "localhost", UID: 0}, Origin: mail.FromLocal, Recipients: rcpts("a@b", "c@d", "e@f"),
+	})
 	old.RcptState[0].Phase, old.RcptState[2].Attempts = mail.Sent, 3
 	old.State.Requeue = true
 	stored := content{strings.NewReader("Received: first\r\nBcc: kept as it was\r\n\r\nb\r\n")}

@@ -21,8 +21,10 @@ func (in *Intake) Mail(_ context.Context, peer *server.Peer, args *smtp.MailArgs
 		return nil, r.reply
 	}
 	if c.MaxMessageSize > 0 && args.Size > c.MaxMessageSize {
-		r := &reject{stage: "MAIL", hasFrom: true, from: args.From,
-			reply: smtp.NewReply(552, "5.3.4", "Message size exceeds fixed limit")}
+		r := &reject{
+			stage: "MAIL", hasFrom: true, from: args.From,
+			reply: smtp.NewReply(552, "5.3.4", "Message size exceeds fixed limit"),
+		}
 		in.logReject(peer, r)
 		return nil, r.reply
 	}
@@ -58,8 +60,10 @@ func (t *transaction) Rcpt(ctx context.Context, args *smtp.RcptArgs) *smtp.Reply
 	}
 	to := c.qualify(args.To)
 	if reply := t.b.in.deps.Access.Rcpt(ctx, t.peer, t.b.env.Sender, to, args.To); reply != nil {
-		t.b.in.logReject(t.peer, &reject{id: t.b.env.ID, stage: "RCPT", reply: reply,
-			hasFrom: true, from: t.from, hasTo: true, to: args.To})
+		t.b.in.logReject(t.peer, &reject{
+			id: t.b.env.ID, stage: "RCPT", reply: reply,
+			hasFrom: true, from: t.from, hasTo: true, to: args.To,
+		})
 		return reply
 	}
 	if t.b.env.ID == 0 {
@@ -81,8 +85,10 @@ func (t *transaction) ID() mail.QueueID { return t.b.env.ID }
 
 // Data begins the content; see server.Transaction.
 func (t *transaction) Data(context.Context) (io.Writer, *smtp.Reply) {
-	trace := message.Trace{Origin: mail.FromSMTP, Client: &t.b.env.Client, Date: t.b.env.Arrival,
-		SMTPUTF8: t.b.env.SMTPUTF8, TLS: t.b.cfg.ReceivedTLS, Auth: t.b.cfg.ReceivedAuth}
+	trace := message.Trace{
+		Origin: mail.FromSMTP, Client: &t.b.env.Client, Date: t.b.env.Arrival,
+		SMTPUTF8: t.b.env.SMTPUTF8, TLS: t.b.cfg.ReceivedTLS, Auth: t.b.cfg.ReceivedAuth,
+	}
 	if t.accepted == 1 {
 		trace.For = t.b.env.Recipients[0].Address
 		if orig := t.b.env.Recipients[0].OrigAddress; orig != "" {
@@ -107,8 +113,10 @@ func (t *transaction) Commit(ctx context.Context) *smtp.Reply {
 		t.b.discard()
 		return t.failed(err)
 	}
-	reply := &smtp.Reply{Code: 250, Enhanced: mail.EnhancedCode{2, 0, 0},
-		Lines: []string{"Ok: queued as " + t.b.cfg.IDs.Format(t.b.env.ID)}}
+	reply := &smtp.Reply{
+		Code: 250, Enhanced: mail.EnhancedCode{2, 0, 0},
+		Lines: []string{"Ok: queued as " + t.b.cfg.IDs.Format(t.b.env.ID)},
+	}
 	t.b.in.deps.Queue.Enqueue(mail.NewMessage(t.b.env))
 	return reply
 }

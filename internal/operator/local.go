@@ -125,8 +125,10 @@ func (l *local) Status(ctx context.Context) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Status{Version: l.Version, PID: l.PID, Started: l.Started, Uptime: l.Now().Sub(l.Started),
-		ConfigDir: l.ConfigDir, Counts: counts, Destinations: l.Queue.Destinations()}
+	s := &Status{
+		Version: l.Version, PID: l.PID, Started: l.Started, Uptime: l.Now().Sub(l.Started),
+		ConfigDir: l.ConfigDir, Counts: counts, Destinations: l.Queue.Destinations(),
+	}
 	space, err := l.Spool.Space()
 	if err != nil {
 		return nil, fmt.Errorf("status: %w", err)

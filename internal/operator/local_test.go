@@ -122,9 +122,11 @@ func TestStatus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := &Status{Version: "1", PID: 42, Started: time.Unix(100, 0), Uptime: time.Minute,
+	want := &Status{
+		Version: "1", PID: 42, Started: time.Unix(100, 0), Uptime: time.Minute,
 		Counts: Counts{Messages: map[mail.QueueName]int{mail.Hold: 1, mail.Maildrop: 2}, Bytes: map[mail.QueueName]int64{mail.Hold: 10, mail.Maildrop: 8}},
-		Space:  Space{Free: 7, Reserve: 3}, Destinations: []DestinationView{{Waiting: 3}}}
+		Space:  Space{Free: 7, Reserve: 3}, Destinations: []DestinationView{{Waiting: 3}},
+	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Error(diff)
 	}

@@ -189,13 +189,15 @@ func (s *memStore) Content(id mail.QueueID) (spool.Content, error) {
 	return memContent{bytes.NewReader([]byte("Subject: x\r\n\r\nx\r\n"))}, nil
 }
 
-func (*memStore) Stage(int64) (spool.Staged, error)                          { return nil, io.ErrClosedPipe }
+func (*memStore) Stage(int64) (spool.Staged, error) { return nil, io.ErrClosedPipe }
+
 func (*memStore) Commit(context.Context, *mail.Envelope, spool.Staged) error { return io.ErrClosedPipe }
-func (*memStore) Get([]byte) ([]byte, error)                                 { return nil, spool.ErrNotFound }
-func (*memStore) Scan(_, _ []byte, _ func(_, _ []byte) bool) error           { return nil }
-func (*memStore) Space() (spool.Space, error)                                { return spool.Space{}, nil }
-func (s *memStore) Err() error                                               { return s.err }
-func (*memStore) Close() error                                               { return nil }
+
+func (*memStore) Get([]byte) ([]byte, error)                       { return nil, spool.ErrNotFound }
+func (*memStore) Scan(_, _ []byte, _ func(_, _ []byte) bool) error { return nil }
+func (*memStore) Space() (spool.Space, error)                      { return spool.Space{}, nil }
+func (s *memStore) Err() error                                     { return s.err }
+func (*memStore) Close() error                                     { return nil }
 
 type memContent struct{ *bytes.Reader }
 
@@ -319,7 +321,8 @@ func newRig(t *testing.T) *rig {
 // Statuses that fake agents give.
 func accept(mail.Address) Result { return Result{Status: mail.NewStatus("2.0.0", "ok")} }
 func refuse(mail.Address) Result { return Result{Status: mail.NewStatus("5.1.1", "no such user")} }
-func later(mail.Address) Result  { return Result{Status: mail.NewStatus("4.2.0", "come back later")} }
+func later(mail.Address) Result { return Result{Status: mail.NewStatus("4.2.0", "come back later")} }
+
 func noAnswer(mail.Address) Result {
 	return Result{Status: mail.NewStatus("4.4.1", "connect to host: Connection refused"), DestinationDown: true}
 }

@@ -116,8 +116,10 @@ func TestParseRcpt(t *testing.T) {
 		{"to: x@y.z", RcptArgs{To: "x@y.z"}, ""},
 		{"TO:<postmaster>", RcptArgs{To: "postmaster"}, ""},
 		{"TO:<x@y.z> NOTIFY=NEVER", RcptArgs{To: "x@y.z", Notify: mail.NotifyNever}, ""},
-		{"TO:<x@y.z> NOTIFY=success,DELAY,FAILURE ORCPT=rfc822;a+2Bb@c", RcptArgs{To: "x@y.z",
-			Notify: mail.NotifySuccess | mail.NotifyDelay | mail.NotifyFailure, DSNOriginal: "rfc822;a+b@c"}, ""},
+		{"TO:<x@y.z> NOTIFY=success,DELAY,FAILURE ORCPT=rfc822;a+2Bb@c", RcptArgs{
+			To:     "x@y.z",
+			Notify: mail.NotifySuccess | mail.NotifyDelay | mail.NotifyFailure, DSNOriginal: "rfc822;a+b@c",
+		}, ""},
 		{"TO:<x@y.z> ORCPT=rfc822;", RcptArgs{To: "x@y.z", DSNOriginal: "rfc822;"}, ""},
 		{"TO:<x@y.z> ORCPT=utf-8;a\\x{e4}@b", RcptArgs{To: "x@y.z", DSNOriginal: "utf-8;a\\x{e4}@b"}, ""},
 		{"TO:<x@y.z> NOTIFY=NEVER,SUCCESS", RcptArgs{}, "501 5.5.4 Error: Bad NOTIFY parameter syntax"},

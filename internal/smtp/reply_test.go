@@ -23,10 +23,14 @@ func TestReadReply(t *testing.T) {
 		{"354 go\n", &Reply{Code: 354, Lines: []string{"go"}}, "354 go", nil},
 		{"250\r\n", &Reply{Code: 250, Lines: []string{""}}, "250", nil},
 		{"250 \r\n", &Reply{Code: 250, Lines: []string{""}}, "250 ", nil},
-		{"550-5.1.1 no such\r\n550 5.1.1 user\r\n", &Reply{Code: 550, Enhanced: mail.EnhancedCode{5, 1, 1}, Lines: []string{"no such", "user"}},
-			"550-5.1.1 no such 550 5.1.1 user", nil},
-		{"550-see\r\n550 5.7.1 there\r\n", &Reply{Code: 550, Enhanced: mail.EnhancedCode{5, 7, 1}, Lines: []string{"see", "there"}},
-			"550-see 550 5.7.1 there", nil},
+		{
+			"550-5.1.1 no such\r\n550 5.1.1 user\r\n", &Reply{Code: 550, Enhanced: mail.EnhancedCode{5, 1, 1}, Lines: []string{"no such", "user"}},
+			"550-5.1.1 no such 550 5.1.1 user", nil,
+		},
+		{
+			"550-see\r\n550 5.7.1 there\r\n", &Reply{Code: 550, Enhanced: mail.EnhancedCode{5, 7, 1}, Lines: []string{"see", "there"}},
+			"550-see 550 5.7.1 there", nil,
+		},
 		{"250-host\r\n250-SIZE 10\r\n250 DSN\r\n", &Reply{Code: 250, Lines: []string{"host", "SIZE 10", "DSN"}}, "250-host 250-SIZE 10 250 DSN", nil},
 		{"550 4.1.1 odd class\r\n", &Reply{Code: 550, Lines: []string{"4.1.1 odd class"}}, "550 4.1.1 odd class", nil},
 		{"250 bell\a\x00\r\n", &Reply{Code: 250, Lines: []string{"bell??"}}, "250 bell??", nil},
@@ -78,10 +82,14 @@ func TestReplyString(t *testing.T) {
 }
 
 func TestParseExtensions(t *testing.T) {
-	r := &Reply{Code: 250, Lines: []string{"PIPELINING", "pipelining", "SIZE 1000", "8BITMIME", "smtputf8", "DSN", "ENHANCEDSTATUSCODES",
-		"CHUNKING", "STARTTLS", "AUTH plain LOGIN", "X-OTHER foo", ""}}
-	want := Extensions{Pipelining: true, Size: true, MaxSize: 1000, EightBitMIME: true, SMTPUTF8: true, DSN: true, EnhancedStatusCodes: true,
-		Chunking: true, StartTLS: true, Auth: []string{"PLAIN", "LOGIN"}}
+	r := &Reply{Code: 250, Lines: []string{
+		"PIPELINING", "pipelining", "SIZE 1000", "8BITMIME", "smtputf8", "DSN", "ENHANCEDSTATUSCODES",
+		"CHUNKING", "STARTTLS", "AUTH plain LOGIN", "X-OTHER foo", "",
+	}}
+	want := Extensions{
+		Pipelining: true, Size: true, MaxSize: 1000, EightBitMIME: true, SMTPUTF8: true, DSN: true, EnhancedStatusCodes: true,
+		Chunking: true, StartTLS: true, Auth: []string{"PLAIN", "LOGIN"},
+	}
 	if d := cmp.Diff(want, ParseExtensions(r)); d != "" {
 		t.Error(d)
 	}

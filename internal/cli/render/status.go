@@ -111,8 +111,10 @@ type (
 // StatusJSON writes the same as one JSON object.
 func StatusJSON(w io.Writer, st *operator.Status) error {
 	busiestFirst(st.Destinations)
-	doc := statusDoc{Version: st.Version, PID: st.PID, Started: st.Started, Uptime: st.Uptime.Seconds(), ConfigDir: st.ConfigDir,
-		Queues: []queueDoc{}, Destinations: []destinationDoc{}, Space: spaceDoc(st.Space)}
+	doc := statusDoc{
+		Version: st.Version, PID: st.PID, Started: st.Started, Uptime: st.Uptime.Seconds(), ConfigDir: st.ConfigDir,
+		Queues: []queueDoc{}, Destinations: []destinationDoc{}, Space: spaceDoc(st.Space),
+	}
 	for _, q := range queueNames() {
 		doc.Queues = append(doc.Queues, queueDoc{q, st.Counts.Messages[q], st.Counts.Bytes[q]})
 	}

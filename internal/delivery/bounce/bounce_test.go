@@ -254,8 +254,10 @@ func newScene(t *testing.T, sender mail.Address, notify mail.Notify) (*mail.Mess
 	t.Helper()
 	arrival := time.Date(2026, 11, 22, 10, 0, 0, 0, time.UTC)
 	content := "Subject: x\r\n\r\nbody\r\n"
-	m := mail.NewMessage(mail.Envelope{ID: origID, Arrival: arrival, Sender: sender, Size: int64(len(content)),
-		Recipients: []mail.Recipient{{Address: "x@a.example", Notify: notify}, {Address: "y@b.example", Notify: notify}}})
+	m := mail.NewMessage(mail.Envelope{
+		ID: origID, Arrival: arrival, Sender: sender, Size: int64(len(content)),
+		Recipients: []mail.Recipient{{Address: "x@a.example", Notify: notify}, {Address: "y@b.example", Notify: notify}},
+	})
 	for i := range m.RcptState {
 		m.RcptState[i].Last = plain("5.1.1", "unknown user")
 	}

@@ -126,11 +126,15 @@ func TestMailExchangers(t *testing.T) {
 		"servfail.test":  {deferred("servfail.test", "4.4.3", nf+"servfail.test type=MX: Host not found, try again")},
 		"malformed.test": {bounced("malformed.test", "5.4.3", "Name service error for name=malformed.test type=MX: Malformed or unexpected name server reply")},
 		"num.test":       {"smtp: connect to 127.0.1.8[127.0.1.8]:25: Connection refused", deferred("num.test", "4.4.1", "connect to 127.0.1.8[127.0.1.8]:25: Connection refused")},
-		"later.test": {"smtp: ID: host a3.test[127.0.1.3] said: 450 4.2.0 later (in reply to RCPT TO command)",
-			"smtp: ID: to=<a@later.test>, relay=a2.test[127.0.1.2]:25, dsn=4.3.2, status=deferred (host a2.test[127.0.1.2] refused to talk to me: 421 4.3.2 busy)"},
-		"downlater.test": {"smtp: ID: host a3.test[127.0.1.3] said: 450 4.2.0 later (in reply to RCPT TO command)",
+		"later.test": {
+			"smtp: ID: host a3.test[127.0.1.3] said: 450 4.2.0 later (in reply to RCPT TO command)",
+			"smtp: ID: to=<a@later.test>, relay=a2.test[127.0.1.2]:25, dsn=4.3.2, status=deferred (host a2.test[127.0.1.2] refused to talk to me: 421 4.3.2 busy)",
+		},
+		"downlater.test": {
+			"smtp: ID: host a3.test[127.0.1.3] said: 450 4.2.0 later (in reply to RCPT TO command)",
 			"smtp: connect to a8.test[127.0.1.8]:25: Connection refused",
-			deferred("downlater.test", "4.4.1", "connect to a8.test[127.0.1.8]:25: Connection refused")},
+			deferred("downlater.test", "4.4.1", "connect to a8.test[127.0.1.8]:25: Connection refused"),
+		},
 		"[127.0.1.4]": {"smtp: ID: to=<a@[127.0.1.4]>, relay=127.0.1.4[127.0.1.4]:25, dsn=5.1.1, status=bounced (host 127.0.1.4[127.0.1.4] said: 550 5.1.1 nope (in reply to RCPT TO command))"},
 	} {
 		t.Run(name, func(t *testing.T) {

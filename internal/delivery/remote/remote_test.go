@@ -490,8 +490,12 @@ func TestTargets(t *testing.T) {
 		{&lmtp, "inet:host.example:2003", "host.example 2003 false"},
 		{&lmtp, "host.example", "host.example 24 false"},
 		{&lmtp, "unix:/var/run/x", "/var/run/x"},
-		{&smtp, "[example.com", "error"}, {&smtp, "[a]b", "error"}, {&smtp, ":25", "error"}, {&smtp, "a:0", "error"},
-		{&smtp, "a:70000", "error"}, {&smtp, "", "error"},
+		{&smtp, "[example.com", "error"},
+		{&smtp, "[a]b", "error"},
+		{&smtp, ":25", "error"},
+		{&smtp, "a:0", "error"},
+		{&smtp, "a:70000", "error"},
+		{&smtp, "", "error"},
 	} {
 		tgt, err := parseTarget(c.site, c.cfg)
 		got := fmt.Sprintf("%s %d %v", tgt.host, tgt.port, tgt.mx)

@@ -242,6 +242,7 @@ func (w *world) byFamily(name, kind string, v4 bool) ([]netip.Addr, error) {
 func (w *world) A(_ context.Context, name string) ([]netip.Addr, error) {
 	return w.byFamily(name, "A", true)
 }
+
 func (w *world) AAAA(_ context.Context, name string) ([]netip.Addr, error) {
 	return w.byFamily(name, "AAAA", false)
 }

@@ -301,8 +301,10 @@ lines:
 // equal what a user would see as different.
 func TestNormaliserKeepsDifferences(t *testing.T) {
 	n := func(text string) string {
-		n := &normaliser{known: map[string]bool{"ABCDEF0123": true, "0001234ABCDE": true}, dir: "/nowhere", rules: rewrites(),
-			twice: map[string]bool{}, notice: map[string]bool{}, origin: map[string]string{}, tokens: map[string]string{}}
+		n := &normaliser{
+			known: map[string]bool{"ABCDEF0123": true, "0001234ABCDE": true}, dir: "/nowhere", rules: rewrites(),
+			twice: map[string]bool{}, notice: map[string]bool{}, origin: map[string]string{}, tokens: map[string]string{},
+		}
 		n.anyID = regexp.MustCompile(`\b(?:ABCDEF0123|0001234ABCDE)\b`)
 		return n.normalise(section{head: "postqueue -p", text: text})
 	}

@@ -267,9 +267,13 @@ func TestListenerWithNetworksOfItsOwn(t *testing.T) {
 		listener, addr string
 		relays         bool
 	}{
-		{"", "127.0.0.1", true}, {"smtp", "127.0.0.1", true}, {"smtp", "192.0.2.7", false},
-		{"closed", "127.0.0.1", false}, {"closed", "10.1.0.1", false},
-		{"other", "192.0.2.7", true}, {"other", "127.0.0.1", false},
+		{"", "127.0.0.1", true},
+		{"smtp", "127.0.0.1", true},
+		{"smtp", "192.0.2.7", false},
+		{"closed", "127.0.0.1", false},
+		{"closed", "10.1.0.1", false},
+		{"other", "192.0.2.7", true},
+		{"other", "127.0.0.1", false},
 	} {
 		p := from(tc.addr)
 		p.Listener = tc.listener

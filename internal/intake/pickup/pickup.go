@@ -196,8 +196,10 @@ func (p *Pickup) submit(ctx context.Context, f *os.File, info fs.FileInfo) error
 		return err
 	}
 	env := &file.Envelope
-	s := &intake.Submission{Origin: mail.FromLocal, UID: ownerOf(info), FullName: env.FullName, Sender: env.Sender,
-		Ret: env.Ret, EnvelopeID: env.EnvelopeID, Body8Bit: env.Body8Bit, SMTPUTF8: !ascii(string(env.Sender)), Arrival: p.arrival(env, info)}
+	s := &intake.Submission{
+		Origin: mail.FromLocal, UID: ownerOf(info), FullName: env.FullName, Sender: env.Sender,
+		Ret: env.Ret, EnvelopeID: env.EnvelopeID, Body8Bit: env.Body8Bit, SMTPUTF8: !ascii(string(env.Sender)), Arrival: p.arrival(env, info),
+	}
 	for i, r := range env.Recipients {
 		if file.States[i].Phase.Final() {
 			continue

@@ -129,8 +129,10 @@ func TestTakesMessages(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	sub := to.subs[0]
-	want := intake.Submission{Origin: mail.FromLocal, UID: os.Getuid(), FullName: "A Name", Sender: sub.Sender, Arrival: time.Unix(1000, 2000).UTC(),
-		Recipients: []mail.Recipient{{Address: "r@y"}, {Address: `"quoted local"@y`}}}
+	want := intake.Submission{
+		Origin: mail.FromLocal, UID: os.Getuid(), FullName: "A Name", Sender: sub.Sender, Arrival: time.Unix(1000, 2000).UTC(),
+		Recipients: []mail.Recipient{{Address: "r@y"}, {Address: `"quoted local"@y`}},
+	}
 	if diff := cmp.Diff(want, sub); diff != "" || to.got[0] != "Subject: x\r\n" {
 		t.Errorf("%s content %q", diff, to.got[0])
 	}
@@ -319,8 +321,10 @@ func TestPostdropFiles(t *testing.T) {
 			continue
 		}
 		notify := mail.NotifySuccess | mail.NotifyDelay
-		want := intake.Submission{Origin: mail.FromLocal, UID: os.Getuid(), FullName: s.FullName, Arrival: s.Arrival, EnvelopeID: "envid", Ret: mail.RetHeaders,
-			Recipients: []mail.Recipient{{Address: "extra@w.example", Notify: notify}, {Address: "q@w.example", Notify: notify}}}
+		want := intake.Submission{
+			Origin: mail.FromLocal, UID: os.Getuid(), FullName: s.FullName, Arrival: s.Arrival, EnvelopeID: "envid", Ret: mail.RetHeaders,
+			Recipients: []mail.Recipient{{Address: "extra@w.example", Notify: notify}, {Address: "q@w.example", Notify: notify}},
+		}
 		if diff := cmp.Diff(want, s); diff != "" || to.got[i] != "Subject: one\r\nTo: q@w.example\r\n\r\nbody\r\n" {
 			t.Errorf("%s %q", diff, to.got[i])
 		}

@@ -8,16 +8,22 @@ import (
 )
 
 var listCases = []struct{ in, want string }{
-	{`"Last, First" <a1@keep.example>, a2@keep.example (com, ment), grp: g1@keep.example, g2@keep.example;, <@route.example:r1@keep.example>`,
-		"a1@keep.example|a2@keep.example|g1@keep.example|g2@keep.example|r1@keep.example"},
+	{
+		`"Last, First" <a1@keep.example>, a2@keep.example (com, ment), grp: g1@keep.example, g2@keep.example;, <@route.example:r1@keep.example>`,
+		"a1@keep.example|a2@keep.example|g1@keep.example|g2@keep.example|r1@keep.example",
+	},
 	{`bare,, "q uoted"@keep.example`, `bare|"q uoted"@keep.example`},
 	{"b1@keep.example, b2@keep.example", "b1@keep.example|b2@keep.example"},
 	{"A1@keep.example, a b@keep.example, undisclosed-recipients:;", "A1@keep.example|a|b@keep.example"},
-	{";,<>, <x@keep.example>,, y @ keep . example, z@keep.example@foo, =?utf-8?q?J?= <w@keep.example> trailing",
-		`x@keep.example|y@keep.example|"z@keep.example"@foo|w@keep.example|trailing`},
+	{
+		";,<>, <x@keep.example>,, y @ keep . example, z@keep.example@foo, =?utf-8?q?J?= <w@keep.example> trailing",
+		`x@keep.example|y@keep.example|"z@keep.example"@foo|w@keep.example|trailing`,
+	},
 	{"(only comment)", ""},
-	{"a@[192.0.2.1], b.c.\"d e\".f@keep.example, \"esc\\\"q\"@keep.example,\r\n folded@keep.example",
-		`a@[192.0.2.1]|"b.c.d e.f"@keep.example|"esc\"q"@keep.example|folded@keep.example`},
+	{
+		"a@[192.0.2.1], b.c.\"d e\".f@keep.example, \"esc\\\"q\"@keep.example,\r\n folded@keep.example",
+		`a@[192.0.2.1]|"b.c.d e.f"@keep.example|"esc\"q"@keep.example|folded@keep.example`,
+	},
 	{"", ""},
 	{"  \r\n ", ""},
 	{"a (nested (deep \\) ) comment) @ b . example", "a@b.example"},

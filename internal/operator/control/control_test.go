@@ -42,10 +42,14 @@ func (f *fake) note(format string, args ...any) {
 }
 
 func view(i int) operator.View {
-	return operator.View{Queue: mail.Deferred, ID: mail.QueueID(i + 1), Arrival: time.Unix(1795332820, 0).UTC(), Size: 4096, Sender: "newsletter@sender.example",
+	return operator.View{
+		Queue: mail.Deferred, ID: mail.QueueID(i + 1), Arrival: time.Unix(1795332820, 0).UTC(), Size: 4096, Sender: "newsletter@sender.example",
 		Attempts: 3, NextAttempt: time.Unix(1795332999, 0).UTC(), Expires: time.Unix(1795999999, 0).UTC(),
-		Recipients: []operator.RecipientView{{Address: "someone@destination.example", Reason: "connect to mx.destination.example[192.0.2.1]:25: Connection timed out",
-			Destination: mail.Destination{Transport: "smtp", NextHop: "destination.example"}}}}
+		Recipients: []operator.RecipientView{{
+			Address: "someone@destination.example", Reason: "connect to mx.destination.example[192.0.2.1]:25: Connection timed out",
+			Destination: mail.Destination{Transport: "smtp", NextHop: "destination.example"},
+		}},
+	}
 }
 
 func (f *fake) List(ctx context.Context, each func(*operator.View) bool) error {
@@ -420,12 +424,16 @@ func TestViewsRoundTrip(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		str := func(label string) string { return rapid.String().Draw(t, label) }
-		want := operator.View{Queue: mail.QueueName(str("queue")), ID: mail.QueueID(rapid.Uint64().Draw(t, "id")), Arrival: instant.Draw(t, "arrival"), Size: rapid.Int64().Draw(t, "size"),
+		want := operator.View{
+			Queue: mail.QueueName(str("queue")), ID: mail.QueueID(rapid.Uint64().Draw(t, "id")), Arrival: instant.Draw(t, "arrival"), Size: rapid.Int64().Draw(t, "size"),
 			Sender: mail.Address(str("sender")), ForceExpire: rapid.Bool().Draw(t, "expire"), Origin: mail.Origin(rapid.Byte().Draw(t, "origin")), User: str("user"),
-			NextAttempt: instant.Draw(t, "next"), Expires: instant.Draw(t, "expires"), Attempts: rapid.Uint32().Draw(t, "attempts")}
+			NextAttempt: instant.Draw(t, "next"), Expires: instant.Draw(t, "expires"), Attempts: rapid.Uint32().Draw(t, "attempts"),
+		}
 		for range rapid.IntRange(0, 3).Draw(t, "rcpts") {
-			want.Recipients = append(want.Recipients, operator.RecipientView{Address: mail.Address(str("a")), OrigAddress: mail.Address(str("o")), Reason: str("r"),
-				NextAttempt: instant.Draw(t, "n"), Destination: mail.Destination{Transport: str("t"), NextHop: str("h")}})
+			want.Recipients = append(want.Recipients, operator.RecipientView{
+				Address: mail.Address(str("a")), OrigAddress: mail.Address(str("o")), Reason: str("r"),
+				NextAttempt: instant.Draw(t, "n"), Destination: mail.Destination{Transport: str("t"), NextHop: str("h")},
+			})
 		}
 		b := appendView(nil, &want)
 		b = appendView(b, &want)

@@ -163,22 +163,30 @@ func TestText(t *testing.T) {
 		in   []Entry
 		want string
 	}{
-		{"day padded, null sender, nothing to deliver, singular footer",
+		{
+			"day padded, null sender, nothing to deliver, singular footer",
 			[]Entry{{Queue: mail.Incoming, ID: "A", Arrival: at, Size: 1024}},
-			shortHeader + "A              1024 Mon Nov  2 07:03:04  MAILER-DAEMON\n\n-- 1 Kbytes in 1 Request.\n"},
-		{"over-long fields push the rest",
+			shortHeader + "A              1024 Mon Nov  2 07:03:04  MAILER-DAEMON\n\n-- 1 Kbytes in 1 Request.\n",
+		},
+		{
+			"over-long fields push the rest",
 			[]Entry{{Queue: mail.Hold, ID: "0123456789AB", Arrival: at, Size: 123456789, ForcedExpire: true, Sender: "s@x"}},
-			shortHeader + "0123456789AB!# 123456789 Mon Nov  2 07:03:04  s@x\n\n-- 120563 Kbytes in 1 Request.\n"},
-		{"those with a reason first, then the others under their own words",
+			shortHeader + "0123456789AB!# 123456789 Mon Nov  2 07:03:04  s@x\n\n-- 120563 Kbytes in 1 Request.\n",
+		},
+		{
+			"those with a reason first, then the others under their own words",
 			[]Entry{{ID: "A", Arrival: at, Sender: "s@x", Recipients: []Recipient{{"a@x", ""}, {"b@x", "why"}, {"c@x", "why"}, {"d@x", long}}}},
 			shortHeader + "A                 0 Mon Nov  2 07:03:04  s@x\n" +
 				strings.Repeat(" ", 73) + "(why)\n" + strings.Repeat(" ", 41) + "b@x\n" + strings.Repeat(" ", 41) + "c@x\n" +
 				"(" + long + ")\n" + strings.Repeat(" ", 41) + "d@x\n" +
-				strings.Repeat(" ", 58) + "(reason unavailable)\n" + strings.Repeat(" ", 41) + "a@x\n\n-- 0 Kbytes in 1 Request.\n"},
-		{"control characters and broken UTF-8",
+				strings.Repeat(" ", 58) + "(reason unavailable)\n" + strings.Repeat(" ", 41) + "a@x\n\n-- 0 Kbytes in 1 Request.\n",
+		},
+		{
+			"control characters and broken UTF-8",
 			[]Entry{{ID: "A", Arrival: at, Sender: "\x1b[2J\xffü@x", Recipients: []Recipient{{"a\x7f@x", "tab\there"}}}},
 			shortHeader + "A                 0 Mon Nov  2 07:03:04  ?[2J?ü@x\n" +
-				strings.Repeat(" ", 68) + "(tab?here)\n" + strings.Repeat(" ", 41) + "a?@x\n\n-- 0 Kbytes in 1 Request.\n"},
+				strings.Repeat(" ", 68) + "(tab?here)\n" + strings.Repeat(" ", 41) + "a?@x\n\n-- 0 Kbytes in 1 Request.\n",
+		},
 	} {
 		if diff := cmp.Diff(c.want, text(t, c.in, mail.ShortIDs)); diff != "" {
 			t.Errorf("%s: %s", c.name, diff)
@@ -245,8 +253,10 @@ func FuzzJSON(f *testing.F) {
 }
 
 func benchmarkEntry() *Entry {
-	return &Entry{Queue: mail.Deferred, ID: "006543210ABC", Arrival: at, Size: 4096, Sender: "newsletter@sender.example",
-		Recipients: []Recipient{{"someone@destination.example", "connect to mx.destination.example[192.0.2.1]:25: Connection timed out"}}}
+	return &Entry{
+		Queue: mail.Deferred, ID: "006543210ABC", Arrival: at, Size: 4096, Sender: "newsletter@sender.example",
+		Recipients: []Recipient{{"someone@destination.example", "connect to mx.destination.example[192.0.2.1]:25: Connection timed out"}},
+	}
 }
 
 func BenchmarkText(b *testing.B) {

@@ -31,8 +31,10 @@ func message() *mail.Message {
 	at := time.Date(2026, 11, 22, 7, 36, 26, 472033000, time.UTC)
 	return mail.NewMessage(mail.Envelope{
 		ID: mail.NewIDSource(0, func() time.Time { return at }).Next(), Arrival: at, Sender: `"a b"@x.example`, Origin: mail.FromSMTP,
-		Client: mail.Client{Name: "client.example", ReverseName: "unknown", Addr: "2001:db8::1", Port: 4711, Helo: "helo.example", Protocol: "ESMTP",
-			ServerAddr: "2001:db8::2", ServerPort: 25, SASLMethod: "plain", SASLUser: "alice", SASLSender: "alice@x.example", UID: -1},
+		Client: mail.Client{
+			Name: "client.example", ReverseName: "unknown", Addr: "2001:db8::1", Port: 4711, Helo: "helo.example", Protocol: "ESMTP",
+			ServerAddr: "2001:db8::2", ServerPort: 25, SASLMethod: "plain", SASLUser: "alice", SASLSender: "alice@x.example", UID: -1,
+		},
 		Body8Bit: true, EnvelopeID: "e+x", Ret: mail.RetHeaders,
 		Recipients: []mail.Recipient{
 			{Address: "u@y.example", OrigAddress: "U@y.example", DSNOriginal: "rfc822;U@y.example", Notify: mail.NotifySuccess | mail.NotifyFailure},

@@ -17,7 +17,7 @@ func (s *session) greet(verb smtp.Verb, args []byte) bool {
 		return s.no("501 Syntax: " + verb.String() + " hostname")
 	}
 	s.reset()
-	s.peer.Helo = printable(args, 255)
+	s.peer.Helo = neutral(printable(args, 255))
 	s.esmtp = verb != smtp.HELO
 	switch verb {
 	case smtp.HELO:
@@ -34,6 +34,18 @@ func (s *session) greet(verb smtp.Verb, args []byte) bool {
 		s.out = append(s.out, s.cfg.ehloClear...)
 	}
 	return true
+}
+
+// neutral replaces what has a meaning of its own in log lines and Received
+// fields, as Postfix does, so that a client's name for itself cannot add a
+// fact to either: "x> proto=ESMTP", or "x (bank.example [192.0.2.1]) by".
+func neutral(name string) string {
+	return strings.Map(func(r rune) rune {
+		if strings.ContainsRune(` <>()\";@`, r) {
+			return '?'
+		}
+		return r
+	}, name)
 }
 
 // reset ends the transaction, if there is one.
@@ -60,8 +72,10 @@ func (s *session) mailFrom(args string) bool {
 	}
 	if s.cfg.MaxMessageSize > 0 && s.mailArgs.Size > s.cfg.MaxMessageSize {
 		const text = "552 5.3.4 Message size exceeds fixed limit"
-		s.log(maillog.Info, &Refused{Stage: "MAIL", Name: s.peer.Name, Addr: s.peer.Addr, Text: text,
-			Mail: true, From: s.mailArgs.From, Proto: s.peer.Protocol, Helo: s.peer.Helo})
+		s.log(maillog.Info, &Refused{
+			Stage: "MAIL", Name: s.peer.Name, Addr: s.peer.Addr, Text: text,
+			Mail: true, From: s.mailArgs.From, Proto: s.peer.Protocol, Helo: s.peer.Helo,
+		})
 		return s.no(text)
 	}
 	tx, r := s.srv.acc.Mail(s.ctx, &s.peer, &s.mailArgs)

@@ -277,6 +277,19 @@ func TestClientLimit(t *testing.T) {
 	})
 }
 
+// TestHeloThatForgesFacts: what a client calls itself stands in log lines and
+// in the Received field, and must not end its place there.
+func TestHeloThatForgesFacts(t *testing.T) {
+	acc := &memory{}
+	p := connect(t, New(DefaultConfig("h"), acc, Deps{Log: &recorder{}}), "")
+	p.talk("", "220", `EHLO x (bank.example [192.0.2.1]) by h> to=<"a"@b;\`, "250 ")
+	p.talk(append(toContent[4:], "hello\r\n.", "250", "QUIT", "221")...)
+	p.eof()
+	if want := "x??bank.example?[192.0.2.1]??by?h??to=??a??b??"; len(acc.messages) != 1 || acc.messages[0].peer.Helo != want {
+		t.Errorf("%+v", acc.messages)
+	}
+}
+
 // TestClientLimitBeforeNames: a client whose name takes long to find does not
 // get more sessions by it than others.
 func TestClientLimitBeforeNames(t *testing.T) {
