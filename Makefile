@@ -5,7 +5,7 @@ export CGO_ENABLED ?= 0
 # Pebble picks a C library for zstd when cgo is on, as it is under -race.
 RACE = CGO_ENABLED=1 $(GO) test -race -tags pebblegozstd
 
-.PHONY: build test race lint bench clean packages fuzz
+.PHONY: build test race race-e2e lint bench clean packages fuzz
 
 build:
 	$(GO) build -o posthouse ./cmd/posthouse
@@ -17,9 +17,14 @@ packages:
 test: packages
 	$(GO) test -timeout 10m ./...
 
-# The packages that share memory between goroutines, under the race detector.
+# Everything in one process, under the race detector. Whole-program tests run
+# another process, which the detector would not see: "make race-e2e" builds
+# that one with it.
 race: packages
-	$(RACE) -timeout 10m ./internal/...
+	$(RACE) -timeout 10m $$($(GO) list ./internal/... | grep -v /e2e)
+
+race-e2e: packages
+	CGO_ENABLED=1 POSTHOUSE_BUILD_FLAGS="-race -tags=pebblegozstd" $(GO) test -timeout 20m ./internal/e2e/...
 
 lint:
 	test -z "$$(gofmt -l cmd internal bench)" || { gofmt -l cmd internal bench; exit 1; }

@@ -57,7 +57,6 @@ type message struct {
 	args    smtp.MailArgs
 	rcpts   []smtp.RcptArgs
 	content bytes.Buffer
-	bad     bool
 	done    bool
 }
 

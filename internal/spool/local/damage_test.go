@@ -163,11 +163,11 @@ func TestBitFlipBehindCheckpoint(t *testing.T) {
 func TestTruncatedLog(t *testing.T) {
 	const n = 5
 	full := written(t, n, false)
-	data, last := segmentBytes(t, full, n)
+	_, last := segmentBytes(t, full, n)
 	_, before := segmentBytes(t, full, n-1)
 	for cut := before + damageSize + 8; cut < last+damageSize; cut += 37 {
 		fs := written(t, n, false)
-		data, last = segmentBytes(t, fs, n)
+		data, _ := segmentBytes(t, fs, n)
 		name := "/spool/log/00000001.seg"
 		f, err := fs.Create(name, diskCategory)
 		if err != nil {
