@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"posthouse/internal/mail"
+	"posthouse/internal/spool"
 	"posthouse/internal/spool/local/rows"
 )
 
@@ -112,7 +113,12 @@ func (st *Store) writeEnvelopes(w *rows.Writer, g *generation) {
 		st.mu.Unlock()
 		ids = ids[n:]
 		for _, j := range jobs {
-			buf, enc := st.readHead(j.id, j.e)
+			buf, enc, err := st.readHead(j.id, j.e)
+			if err != nil {
+				// The next start finds nothing in the row, and asks the log.
+				env := lostEnvelope(j.id)
+				enc = spool.AppendEnvelope(nil, &env)
+			}
 			w.Envelope(j.id, &rows.Envelope{At: j.e.at, Head: j.e.head, Body: j.e.body, Large: j.e.flags&isLarge != 0, Size: j.size, Enc: enc})
 			st.pool.Release(buf)
 		}

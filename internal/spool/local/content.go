@@ -84,9 +84,20 @@ func (st *Store) Content(id mail.QueueID) (spool.Content, error) {
 	defer st.pool.Release(buf)
 	c, err := st.largeDir.Open(id, body)
 	if err != nil {
+		if !st.live(id) {
+			err = spool.ErrNotFound // removed meanwhile, and its file with it
+		}
 		return nil, err
 	}
 	return c, nil
+}
+
+// live tells whether a message is in the spool.
+func (st *Store) live(id mail.QueueID) bool {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	_, ok := st.index[id]
+	return ok
 }
 
 // readRecord reads a message's record, with its body if wanted, into a buffer
@@ -126,32 +137,53 @@ func (st *Store) readAt(id mail.QueueID, e entry, withBody bool) (buf *contents.
 	return buf, head, body, err
 }
 
-// readHead returns the encoded envelope of a message, or one that holds no
-// more than its ID when it cannot be read. The caller releases the buffer
-// after use of the envelope.
-func (st *Store) readHead(id mail.QueueID, e entry) (*contents.Buffer, []byte) {
+// readHead returns the encoded envelope of a message, from the log, or from
+// its row when the log cannot be read there. The caller releases the buffer
+// after use of the envelope, whatever the error: spool.ErrCorrupt,
+// spool.ErrNotFound or the disk's.
+func (st *Store) readHead(id mail.QueueID, e entry) (*contents.Buffer, []byte, error) {
 	buf, head, _, err := st.readRecord(id, e, false)
-	if err == nil {
-		return buf, head
+	if err == nil || e.flags&hasRow == 0 || errors.Is(err, spool.ErrNotFound) {
+		return buf, head, err
 	}
-	if e.flags&hasRow != 0 {
-		if row, err := st.rows.Envelope(id); err == nil {
-			return buf, row.Enc
+	if row, rowErr := st.rows.Envelope(id); rowErr == nil {
+		if _, rowErr = decodeEnvelope(id, row.Enc); rowErr == nil {
+			return buf, row.Enc, nil
 		}
 	}
-	return buf, spool.AppendEnvelope(nil, &mail.Envelope{ID: id, Arrival: id.Time(), Client: mail.Client{UID: -1}})
+	return buf, nil, err
 }
 
-// readMessage returns a message in its first state.
-func (st *Store) readMessage(id mail.QueueID, e entry) *mail.Message {
-	buf, head := st.readHead(id, e)
+// lostEnvelope is all that is known of a message whose envelope is damaged.
+func lostEnvelope(id mail.QueueID) mail.Envelope {
+	return mail.Envelope{ID: id, Arrival: id.Time(), Client: mail.Client{UID: -1}}
+}
+
+// readMessage returns a message in its first state, marked corrupt if its
+// envelope is damaged wherever it is kept. The error is spool.ErrNotFound,
+// spool.ErrFormat or the disk's: a message that cannot be read just now is not
+// a damaged one, and whoever is told that it is records it for good.
+func (st *Store) readMessage(id mail.QueueID, e entry) (*mail.Message, error) {
+	buf, head, err := st.readHead(id, e)
 	defer st.pool.Release(buf)
-	return decodeMessage(id, head)
+	env := lostEnvelope(id)
+	if err == nil {
+		env, err = decodeEnvelope(id, head)
+	}
+	if err != nil && !errors.Is(err, spool.ErrCorrupt) {
+		return nil, fmt.Errorf("spool: read message %s: %w", id.Short(), err)
+	}
+	m := mail.NewMessage(env)
+	if err != nil {
+		m.State.Corrupt = err.Error()
+	}
+	return m, nil
 }
 
-// decodeMessage returns a message in its first state, marked corrupt if head
-// does not decode or is not this message's.
-func decodeMessage(id mail.QueueID, head []byte) *mail.Message {
+// decodeEnvelope returns a message's envelope, or what of it can be decoded
+// and an error: spool.ErrCorrupt, also when it is that of another message, or
+// spool.ErrFormat.
+func decodeEnvelope(id mail.QueueID, head []byte) (mail.Envelope, error) {
 	env, err := spool.DecodeEnvelope(head)
 	switch {
 	case err == nil && env.ID != id:
@@ -160,9 +192,5 @@ func decodeMessage(id mail.QueueID, head []byte) *mail.Message {
 		err = fmt.Errorf("%w: the envelope is lost", spool.ErrCorrupt)
 	}
 	env.ID = id
-	m := mail.NewMessage(env)
-	if err != nil {
-		m.State.Corrupt = err.Error()
-	}
-	return m
+	return env, err
 }

@@ -66,6 +66,11 @@
 // (Options.VerifyAll does); Content checks the checksum on every read from
 // disk and returns ErrCorrupt.
 //
+// The envelope of a message is in the log and, as a copy, in its row: a message
+// is corrupt only when neither can be made sense of. A disk that fails to read,
+// or a record of a newer version, is an error of the call and says nothing
+// about the message.
+//
 // # Errors
 //
 // Besides those of package spool, Open returns errors that say what to do

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"sort"
 
@@ -271,26 +272,41 @@ func (st *Store) current(id mail.QueueID) (list []rows.States) {
 	return list
 }
 
-// overlay sets m's states from a list, the first of which is the newest.
+// overlay sets m's states from a list, the first of which is the newest. One
+// that is damaged marks m corrupt. Damage to the envelope stays: no state that
+// was recorded knows of it. The error is spool.ErrFormat.
 func overlay(m *mail.Message, list []rows.States) error {
+	damage := m.State.Corrupt
+	note := func(what string, err error) error {
+		if !errors.Is(err, spool.ErrCorrupt) {
+			return fmt.Errorf("message %s: %s: %w", m.ID.Short(), what, err)
+		}
+		damage = what + ": " + err.Error()
+		return nil
+	}
 	for i := len(list) - 1; i >= 0; i-- {
 		if list[i].State != nil {
 			s, err := spool.DecodeState(list[i].State)
-			if err != nil {
-				return fmt.Errorf("state: %w", err)
+			if err == nil {
+				m.State = s
+			} else if err = note("state", err); err != nil {
+				return err
 			}
-			m.State = s
 		}
 		for _, r := range list[i].Recipients {
 			if int(r.Index) >= len(m.RcptState) {
 				continue
 			}
 			s, err := spool.DecodeRecipientState(r.Enc)
-			if err != nil {
-				return fmt.Errorf("recipient state: %w", err)
+			if err == nil {
+				m.RcptState[r.Index] = s
+			} else if err = note("recipient state", err); err != nil {
+				return err
 			}
-			m.RcptState[r.Index] = s
 		}
+	}
+	if damage != "" {
+		m.State.Corrupt = damage
 	}
 	return nil
 }

@@ -120,12 +120,9 @@ func (r *recovery) rowed(m *rows.Message) error {
 func (r *recovery) yield(row *rows.Message, e entry, logged bool) error {
 	st := r.st
 	e.flags |= stateFlags(&row.States)
-	var m *mail.Message
-	if row.Envelope != nil {
-		e.flags |= hasRow
-		m = decodeMessage(row.ID, row.Envelope.Enc)
-	} else {
-		m = st.readMessage(row.ID, e)
+	m, err := r.message(row, &e)
+	if err != nil {
+		return err
 	}
 	e.rcpts = uint32(len(m.Recipients))
 	st.mu.Lock()
@@ -137,7 +134,7 @@ func (r *recovery) yield(row *rows.Message, e entry, logged bool) error {
 	st.lastID = max(st.lastID, row.ID)
 	st.mu.Unlock()
 	if err := overlay(m, list); err != nil {
-		m.State.Corrupt = err.Error()
+		return err
 	}
 	r.check(m, e)
 	if m.State.Corrupt != "" {
@@ -147,6 +144,29 @@ func (r *recovery) yield(row *rows.Message, e entry, logged bool) error {
 	return r.each(m)
 }
 
+// message returns a message in its first state. Its row is only a copy of what
+// the log has: when nothing can be made of it, the log is asked, and the next
+// checkpoint writes the row again.
+func (r *recovery) message(row *rows.Message, e *entry) (*mail.Message, error) {
+	if row.Envelope == nil {
+		return r.st.readMessage(row.ID, *e)
+	}
+	e.flags |= hasRow
+	env, bad := decodeEnvelope(row.ID, row.Envelope.Enc)
+	if bad == nil {
+		return mail.NewMessage(env), nil
+	}
+	m, err := r.st.readMessage(row.ID, *e)
+	if err == nil && m.State.Corrupt == "" {
+		r.st.opts.Warn(fmt.Sprintf("spool: message %s is read from the log, not from its row: %v", row.ID.Short(), bad))
+		r.st.mu.Lock()
+		r.st.gen.fresh = append(r.st.gen.fresh, row.ID)
+		r.st.gen.bytes += costFresh
+		r.st.mu.Unlock()
+	}
+	return m, err
+}
+
 // check marks a message corrupt that replay found damaged, or whose content
 // cannot be there. What the log had damaged is recorded as its state, because
 // the next checkpoint leaves that part of the log behind.
@@ -154,9 +174,14 @@ func (r *recovery) check(m *mail.Message, e entry) {
 	reason, damaged := r.replay.corrupt[m.ID]
 	switch {
 	case damaged:
+	case m.State.Corrupt != "":
+		reason = m.State.Corrupt
 	case r.st.opts.VerifyAll:
-		if err := r.st.verify(m.ID, e); err != nil {
+		switch err := r.st.verify(m.ID, e); {
+		case errors.Is(err, spool.ErrCorrupt):
 			reason = err.Error()
+		case err != nil:
+			r.st.opts.Warn(fmt.Sprintf("spool: message %s could not be verified: %v", m.ID.Short(), err))
 		}
 	default:
 		reason = r.st.log.Missing(e.at, e.recordLen())

@@ -245,7 +245,10 @@ func (st *Store) Message(id mail.QueueID) (*mail.Message, error) {
 	if !ok {
 		return nil, spool.ErrNotFound
 	}
-	m := st.readMessage(id, e)
+	m, err := st.readMessage(id, e)
+	if err != nil {
+		return nil, err
+	}
 	if e.flags&(hasState|hasRcpts) != 0 {
 		c, err := st.rows.States(id)
 		if err != nil {
@@ -254,7 +257,7 @@ func (st *Store) Message(id mail.QueueID) (*mail.Message, error) {
 		list = append(list, c)
 	}
 	if err := overlay(m, list); err != nil {
-		m.State.Corrupt = err.Error()
+		return nil, err
 	}
 	return m, nil
 }
