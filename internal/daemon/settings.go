@@ -208,10 +208,16 @@ func (t *translator) access(own []netip.Addr) access.Config {
 	}
 }
 
-// defersRelay tells which comes first, as Postfix goes through its lists:
-// those for relaying, then those for recipients.
+// defersRelay tells whether strangers are answered 454 instead of 554: when a
+// list that was set says so before it says otherwise, in the order that
+// Postfix goes through them. Postfix's own default says so too, as a safety net
+// for configurations from before there was such a list; we have none of those,
+// and a stranger who is told 454 comes back for days.
 func (t *translator) defersRelay() bool {
 	for _, param := range []string{"smtpd_relay_restrictions", "smtpd_recipient_restrictions"} {
+		if !t.cfg.IsSet(param) {
+			continue
+		}
 		for _, word := range t.cfg.List(param) {
 			switch word {
 			case "defer_unauth_destination":
@@ -332,6 +338,9 @@ func (t *translator) tables(param string, aliases bool) []lookup.Table {
 		if err != nil { // which names spec: the whole list would only repeat it
 			t.at(param, fmt.Errorf("%s: %w", param, err))
 			continue
+		}
+		if err := lookup.Check(context.Background(), table); err != nil {
+			t.warn(fmt.Sprintf("%s: %v; mail that needs the table waits until it can be read", param, err))
 		}
 		list = append(list, table)
 	}

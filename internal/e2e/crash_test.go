@@ -28,12 +28,6 @@ type ledger struct {
 	unknown map[string]bool // sent, and the answer never read: may arrive or not
 }
 
-func (l *ledger) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.acked)
-}
-
 // moment passes a random time up to limit: the point of the crash test is that
 // nothing, and no event waited for, decides when the relay dies.
 func moment(ctx context.Context, limit time.Duration) {

@@ -238,13 +238,6 @@ func waitEmpty(t *testing.T, p *program.Instance) {
 	}
 }
 
-// wantLog fails the test when a line is not in the log already.
-func wantLog(t *testing.T, p *program.Instance, text string) {
-	t.Helper()
-	if !strings.Contains(p.Log.Text(), text) {
-		t.Errorf("%q is not in the log", text)
-	}
-}
 
 // contains fails the test when text lacks one of parts.
 func contains(t *testing.T, text string, parts ...string) {

@@ -139,6 +139,7 @@ func commonMain(transports string) string {
 relayhost =
 default_transport = error:5.1.2 no such destination in this world
 mynetworks = 127.0.0.1/32
+smtpd_relay_restrictions = permit_mynetworks, permit_sasl_authenticated, reject_unauth_destination
 smtp_dns_support_level = disabled
 smtp_host_lookup = native
 smtpd_error_sleep_time = 0s
