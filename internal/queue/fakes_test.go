@@ -36,8 +36,9 @@ type memStore struct {
 	last    mail.QueueID
 	batches int
 	log     []spool.Op
-	badRow  bool // Message fails its checksum
-	badText bool // Content does
+	badRow  bool  // Message fails its checksum
+	unread  error // Message fails with it
+	badText bool  // Content does
 }
 
 type asyncBatch struct {
@@ -142,6 +143,9 @@ func (s *memStore) Message(id mail.QueueID) (*mail.Message, error) {
 		if s.badRow {
 			return nil, spool.ErrCorrupt
 		}
+		if s.unread != nil {
+			return nil, s.unread
+		}
 		return clone(m), nil
 	}
 	return nil, spool.ErrNotFound
@@ -162,6 +166,13 @@ func (s *memStore) crash() *memStore {
 func (s *memStore) fail(err error) {
 	s.mu.Lock()
 	s.err = err
+	s.mu.Unlock()
+}
+
+// unreadable makes reading fail with err, until it is nil.
+func (s *memStore) unreadable(err error) {
+	s.mu.Lock()
+	s.unread = err
 	s.mu.Unlock()
 }
 
@@ -321,7 +332,7 @@ func newRig(t *testing.T) *rig {
 // Statuses that fake agents give.
 func accept(mail.Address) Result { return Result{Status: mail.NewStatus("2.0.0", "ok")} }
 func refuse(mail.Address) Result { return Result{Status: mail.NewStatus("5.1.1", "no such user")} }
-func later(mail.Address) Result { return Result{Status: mail.NewStatus("4.2.0", "come back later")} }
+func later(mail.Address) Result  { return Result{Status: mail.NewStatus("4.2.0", "come back later")} }
 
 func noAnswer(mail.Address) Result {
 	return Result{Status: mail.NewStatus("4.4.1", "connect to host: Connection refused"), DestinationDown: true}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -527,6 +529,37 @@ func TestCorrupt(t *testing.T) {
 				}
 				_ = r.end()
 			})
+		})
+	}
+}
+
+// TestReadErrorIsNotCorrupt: what cannot be read just now is tried again.
+func TestReadErrorIsNotCorrupt(t *testing.T) {
+	for _, bad := range []error{syscall.EIO, spool.ErrClosed, spool.ErrFormat, context.Canceled, fs.ErrClosed} {
+		inBubble(t, func(t *testing.T, r *rig) {
+			attempts := 0
+			r.agent = agentFunc(func(_ context.Context, d *Delivery) []Result {
+				attempts++
+				if c, err := d.Open(); err == nil {
+					_ = c.Close()
+				}
+				return []Result{later("")}
+			})
+			r.start()
+			id := r.send("a@x", "b@y")
+			sleep(time.Second)
+			r.store.unreadable(bad)
+			sleep(time.Hour)
+			r.wantWhere(id, mail.Deferred)
+			if attempts != 1 {
+				t.Errorf("%v: %d attempts, want 1", bad, attempts)
+			}
+			r.store.unreadable(nil)
+			sleep(12 * time.Hour)
+			if m, err := r.store.Message(id); err != nil || m.State.Corrupt != "" || attempts < 2 {
+				t.Errorf("%v: %+v, %v, %d attempts", bad, m, err, attempts)
+			}
+			_ = r.end()
 		})
 	}
 }
