@@ -238,7 +238,6 @@ func waitEmpty(t *testing.T, p *program.Instance) {
 	}
 }
 
-
 // contains fails the test when text lacks one of parts.
 func contains(t *testing.T, text string, parts ...string) {
 	t.Helper()
