@@ -180,12 +180,14 @@ func removedIsNotRecovered(h *harness) {
 // states returns a message and recipient state with every field set.
 func states(n int) (mail.State, mail.RecipientState) {
 	at := time.Unix(1_700_000_000+int64(n), 5)
-	return mail.State{
+	state := mail.State{
 		Created: at, Hold: true, HoldReason: "reason", ForceExpire: true, Requeue: true, Warned: true, DeletedAt: at, DeletedBy: "root", Corrupt: "why",
-	}, mail.RecipientState{
+	}
+	rcpt := mail.RecipientState{
 		Phase: mail.Bounced, Attempts: uint32(n + 1), LastAttempt: at, NextAttempt: at.Add(time.Hour), Notified: true,
 		Last: mail.Status{Code: mail.EnhancedCode{5, 1, 1}, Text: "no such user", RemoteMTA: "mx.example.net", DiagType: "smtp", DiagText: "550 5.1.1 no"},
 	}
+	return state, rcpt
 }
 
 func latestStateIsRecovered(h *harness) {
