@@ -19,9 +19,6 @@ import (
 	"posthouse/internal/postfix/queuefile"
 )
 
-// lineLimit is how much of a line goes into one record (line_length_limit).
-const lineLimit = 2048
-
 // enqueuing is one message on its way from standard input to the maildrop.
 type enqueuing struct {
 	*submission
@@ -214,7 +211,7 @@ func (e *enqueuing) content() error {
 			Collect: message.RecipientFields.Union(message.ResentRecipientFields), Value: e.collect, DropMailboxLines: true,
 		})
 	}
-	in := bufio.NewReaderSize(e.std.In, lineLimit)
+	in := bufio.NewReaderSize(e.std.In, queuefile.LineLimit)
 	start, whole := true, true // at the top; the last piece ended its line
 	// sendmail_fix_line_endings: "strict" lets the first line decide for all.
 	stripCR, undecided := e.fixEnds == "always", e.fixEnds == "strict"

@@ -150,7 +150,7 @@ func (t *dropTransaction) Abort() {
 var errMessageTooBig = errors.New("message too big")
 
 // lineRecords turns CRLF content into records, a line each; lines beyond
-// lineLimit go into several.
+// queuefile.LineLimit go into several.
 type lineRecords struct {
 	out  *bufio.Writer
 	line []byte // begun, without its end
@@ -158,9 +158,6 @@ type lineRecords struct {
 	left int64  // bytes that may still come
 	err  error  // the first; the rest is swallowed
 }
-
-// lineLimit is how much of a line goes into one record (line_length_limit).
-const lineLimit = 2048
 
 func (l *lineRecords) keep(err error) {
 	if l.err == nil {
@@ -189,12 +186,12 @@ func (l *lineRecords) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// pieces writes what a line has beyond lineLimit, so that no line is held whole.
+// pieces writes what a line has beyond the limit, so that no line is held whole.
 // The CR of a line's end stays, since at least one byte always does.
 func (l *lineRecords) pieces() {
-	for len(l.line) > lineLimit+1 {
-		rest := l.line[lineLimit:]
-		l.record(queuefile.TypeCont, l.line[:lineLimit])
+	for len(l.line) > queuefile.LineLimit+1 {
+		rest := l.line[queuefile.LineLimit:]
+		l.record(queuefile.TypeCont, l.line[:queuefile.LineLimit])
 		l.line = l.line[:copy(l.line, rest)]
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"posthouse/internal/postfix/maillog"
@@ -108,13 +109,6 @@ type lines []string
 
 // Write keeps a line.
 func (l *lines) Write(p []byte) (int, error) {
-	*l = append(*l, string(trimNewline(p)))
+	*l = append(*l, strings.TrimSuffix(string(p), "\n"))
 	return len(p), nil
-}
-
-func trimNewline(p []byte) []byte {
-	if n := len(p); n > 0 && p[n-1] == '\n' {
-		return p[:n-1]
-	}
-	return p
 }

@@ -12,8 +12,8 @@ import (
 	"posthouse/internal/mail"
 )
 
-// lineLimit is how much of a line goes into one record (line_length_limit).
-const lineLimit = 2048
+// LineLimit is how many bytes of a line go into one record (line_length_limit).
+const LineLimit = 2048
 
 // Encode writes m as the queue file that Postfix would have for it. content
 // is the stored content with CRLF line ends; it is read twice, since the first
@@ -78,7 +78,7 @@ func contentSize(content io.ReadSeeker) (n int64, err error) {
 // eachPiece splits content into lines, and long lines into pieces: N ends a
 // line, L does not. A last line without a line end is a line.
 func eachPiece(content io.Reader, each func(Type, []byte) error) error {
-	const window = lineLimit + len("\r\n")
+	const window = LineLimit + len("\r\n")
 	in := bufio.NewReaderSize(content, 32<<10)
 	for {
 		buf, err := in.Peek(window)
@@ -92,8 +92,8 @@ func eachPiece(content io.Reader, each func(Type, []byte) error) error {
 		if i := bytes.IndexByte(buf, '\n'); i >= 0 {
 			line, taken = bytes.TrimSuffix(buf[:i], []byte("\r")), i+1
 		}
-		if len(line) > lineLimit {
-			t, line, taken = TypeCont, buf[:lineLimit], lineLimit
+		if len(line) > LineLimit {
+			t, line, taken = TypeCont, buf[:LineLimit], LineLimit
 		}
 		if err := each(t, line); err != nil {
 			return err
